@@ -1,0 +1,51 @@
+# The README's two commands are `make demo` and `make test`; each sets up what it needs in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check static bench clean
+
+help:
+	@echo "make demo     the whole job on a real model, about five minutes; leaves runs/demo/report.html"
+	@echo "make test     static checks and all tests"
+	@echo "make check    ruff, types, import directions, fast tests"
+	@echo "make install  the environment alone, demo model included"
+	@echo "make bench    speed and quality tables of benchmarks/ (long)"
+
+.venv/demo.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; say which: make PYTHON=python3.11 …")'
+	@echo "installing into .venv; the first time takes a few minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) --editable ".[demo]"
+	@touch $@
+
+# curvlinops and its backpack ask for torchvision, which has no build for this torch without CUDA and breaks
+# transformers' import; neither needs it for what the tests use, so they come without their own requirements.
+.venv/dev.stamp: .venv/demo.stamp
+	@$(PIP) --editable ".[demo,data,images,track,dev]"
+	@$(PIP) --no-deps curvlinops-for-pytorch backpack-for-pytorch
+	@touch $@
+
+install: .venv/demo.stamp
+
+demo: .venv/demo.stamp
+	@$(BIN)/layerlens demo
+
+static: .venv/dev.stamp
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: static
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: static
+	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/unit
+
+bench: .venv/dev.stamp
+	@for suite in planning profile_speed startup; do $(BIN)/python benchmarks/$$suite.py || exit 1; done
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

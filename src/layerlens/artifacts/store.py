@@ -1,0 +1,158 @@
+"""Atomic writes, typed reads and hashes of artifacts.
+
+A file appears under its name only when it is whole: it is written beside its place and renamed. A folder
+that belongs to a run carries `run.json` (command and config); another run's files are never overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from layerlens.errors import ConfigError, ManifestError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+RUN_FILE = "run.json"
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically: a reader sees the old file or the new one, never half of one.
+
+    Raises:
+        ConfigError: the folder cannot be written to or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}; choose another output path") from error
+
+
+def write_json(path: Path, content: BaseModel | Mapping[str, Any]) -> None:
+    """Write a model or mapping as indented JSON, atomically, with the same bytes for the same content."""
+    data = content.model_dump(mode="json") if isinstance(content, BaseModel) else content
+    write_bytes(path, (json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path, model: type[ModelT]) -> ModelT:
+    """Read an artifact and check it against its schema.
+
+    Raises:
+        ManifestError: the file is missing, is not JSON or does not fit; every fault is named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ManifestError(f"cannot read {path}: {reason}") from error
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise ManifestError.of([f"{path}: {fault}" for fault in faults_of(error)]) from error
+
+
+def faults_of(error: ValidationError) -> list[str]:
+    """One line per fault of a pydantic error: where, what, what was given."""
+    lines = []
+    for fault in error.errors(include_url=False):
+        where = ".".join(str(part) for part in fault["loc"]) or "(root)"
+        given = fault.get("input")
+        shown = "" if isinstance(given, dict | list) or fault["type"] == "missing" else f" (got {given!r})"
+        lines.append(f"{where}: {fault['msg'][:1].lower()}{fault['msg'][1:]}{shown}")
+    return lines
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays as safetensors, in sorted order, atomically."""
+    from safetensors.numpy import save
+
+    write_bytes(path, save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read every array of a safetensors file.
+
+    Raises:
+        ManifestError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ManifestError(f"cannot read {path}: {error}; run `layerlens profile` again") from error
+
+
+def sha256_of_json(content: Mapping[str, Any]) -> str:
+    """Hash a JSON-able mapping by its canonical text."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hash a file's content without holding it in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def claim_folder(folder: Path, run: Mapping[str, Any]) -> bool:
+    """Make `folder` this run's own, or recognise that it already is.
+
+    Args:
+        folder: The output folder of a run.
+        run: What identifies the run (command, inputs, config); written to `run.json`.
+
+    Returns:
+        True when the folder already belongs to the same run, so the run may resume there.
+
+    Raises:
+        ConfigError: the folder holds another run's files, or files that no run claimed.
+    """
+    identity = json.loads(json.dumps(run, default=str))
+    marker = folder / RUN_FILE
+    if marker.exists():
+        try:
+            found = json.loads(marker.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = None
+        if found == identity:
+            return True
+        theirs = found if isinstance(found, dict) else {}
+        differing = sorted(key for key in theirs.keys() | identity.keys() if theirs.get(key) != identity.get(key))
+        shown = ", ".join(f"{key} was {theirs.get(key)!r}, now {identity.get(key)!r}" for key in differing[:3])
+        raise ConfigError(
+            f"{folder} holds another run's files ({shown or 'damaged run.json'}); choose another output folder or remove it"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file, not a folder; choose another output folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty and belongs to no run of this command; choose another output folder")
+    write_json(marker, identity)
+    return False
+
+
+def release_folder(folder: Path) -> None:
+    """Give up a claim after a failure: remove `run.json`, and the folder when nothing else is in it."""
+    (folder / RUN_FILE).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,91 @@
+"""The words that every artifact shares: roles, methods, sites, tasks, and the frozen base model.
+
+Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+
+class Frozen(BaseModel):
+    """Base of all artifacts and configs: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Role(StrEnum):
+    """What a layer does in its block; decided in one file (`models/roles.py`)."""
+
+    ATTENTION_QUERY = "attention.query"
+    ATTENTION_KEY = "attention.key"
+    ATTENTION_VALUE = "attention.value"
+    ATTENTION_QKV = "attention.qkv"
+    ATTENTION_OUTPUT = "attention.output"
+    MLP_UP = "mlp.up"
+    MLP_GATE = "mlp.gate"
+    MLP_GATE_UP = "mlp.gate_up"
+    MLP_DOWN = "mlp.down"
+    EMBEDDING = "embedding"
+    POOLER = "pooler"
+    HEAD = "head"
+    OTHER = "other"
+
+    @property
+    def is_attention(self) -> bool:
+        return self.value.startswith("attention.")
+
+    @property
+    def is_mlp(self) -> bool:
+        return self.value.startswith("mlp.")
+
+    @property
+    def is_sublayer_output(self) -> bool:
+        """Whether a bottleneck adapter can sit after this layer (the output of a sublayer)."""
+        return self in (Role.ATTENTION_OUTPUT, Role.MLP_DOWN)
+
+
+class Method(StrEnum):
+    """A fine-tuning method. `none` is a choice like any other."""
+
+    LORA = "lora"
+    ADAPTER = "adapter"
+    PREFIX = "prefix"
+    NONE = "none"
+
+
+class Site(StrEnum):
+    """Where an option sits: LoRA on a linear layer, a bottleneck after a sublayer, a prefix on a block's attention."""
+
+    LINEAR = "linear"
+    SUBLAYER = "sublayer"
+    ATTENTION = "attention"
+
+
+SITE_OF_METHOD = {Method.LORA: Site.LINEAR, Method.ADAPTER: Site.SUBLAYER, Method.PREFIX: Site.ATTENTION}
+
+
+class TaskKind(StrEnum):
+    """The tasks LayerLens knows how to load data for, to train and to score."""
+
+    CLASSIFICATION = "classification"
+    PAIR_CLASSIFICATION = "pair-classification"
+    REGRESSION = "regression"
+    CAUSAL_LM = "causal-lm"
+    IMAGE_CLASSIFICATION = "image-classification"
+    QUESTION_ANSWERING = "question-answering"
+
+
+class BudgetName(StrEnum):
+    """The keys of `plan.json`'s budgets."""
+
+    TRAINABLE_PARAMS = "trainable_params"
+    FLOPS = "flops"
+    VRAM_BYTES = "vram_bytes"
+    LATENCY_MS = "latency_ms"
+    TIME_RATIO = "time_ratio"
+    SIZE_BYTES = "size_bytes"

@@ -1,0 +1,79 @@
+"""Atomic writes, typed reads, and folders that belong to one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from layerlens.artifacts import store
+from layerlens.artifacts.validation import Check, Validation, Verdict
+from layerlens.errors import ConfigError, ManifestError
+
+CHECKS = Validation(plan="p", checks=[Check(name="n", value=1.5, target="≥ 1", verdict=Verdict.PASS, meaning="m")])
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    store.write_json(tmp_path / "deep" / "v.json", CHECKS)
+    assert store.read_json(tmp_path / "deep" / "v.json", Validation) == CHECKS
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "v.json"
+    store.write_bytes(target, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store.os, "fsync", full)
+    with pytest.raises(ConfigError, match=r"cannot write .*v\.json: No space left on device"):
+        store.write_bytes(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["v.json"]
+
+
+def test_every_fault_of_a_damaged_file_is_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "v.json").write_text('{"plan": 3, "checks": [], "surprise": 1}')
+    with pytest.raises(ManifestError) as caught:
+        store.read_json(tmp_path / "v.json", Validation)
+    assert "plan" in str(caught.value)
+    assert "surprise" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_come_back_with_dtype_and_shape(tmp_path: Path) -> None:
+    arrays = {"b": np.arange(6, dtype=np.float64).reshape(2, 3).T, "a": np.ones(3, dtype=np.float32)}
+    store.write_arrays(tmp_path / "a.safetensors", arrays)
+    found = store.read_arrays(tmp_path / "a.safetensors")
+    assert set(found) == {"a", "b"}
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_cut_short_arrays_are_refused_in_one_line(tmp_path: Path) -> None:
+    store.write_arrays(tmp_path / "a.safetensors", {"a": np.ones(100)})
+    content = (tmp_path / "a.safetensors").read_bytes()
+    (tmp_path / "a.safetensors").write_bytes(content[:-40])
+    with pytest.raises(ManifestError, match="cannot read"):
+        store.read_arrays(tmp_path / "a.safetensors")
+
+
+def test_a_folder_is_claimed_once_and_recognised_again(tmp_path: Path) -> None:
+    run = {"command": "profile", "seed": 1}
+    assert not store.claim_folder(tmp_path / "out", run)
+    assert store.claim_folder(tmp_path / "out", run)
+
+
+def test_another_runs_folder_is_refused_and_says_what_differs(tmp_path: Path) -> None:
+    store.claim_folder(tmp_path / "out", {"command": "profile", "seed": 1})
+    with pytest.raises(ConfigError, match="seed was 1, now 2"):
+        store.claim_folder(tmp_path / "out", {"command": "profile", "seed": 2})
+
+
+def test_a_folder_with_a_persons_own_files_is_refused_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty"):
+        store.claim_folder(tmp_path, {"command": "profile"})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
