@@ -1,0 +1,168 @@
+"""Labels as a source writes them, as the class indices or numbers that a model learns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from layerlens.data.table import Table
+from layerlens.errors import DataError
+
+MAX_NAMELESS_CLASSES = 20
+"""More classes than this, and than half the rows, are no classes but ids or prose."""
+MIN_CONTINUOUS_VALUES = 20
+"""More different numbers than this, not all of them whole, are a scale rather than classes."""
+
+
+def label_key(value: Any) -> str | None:
+    """Write a label as text: whole numbers without a decimal point, and None for a missing one."""
+    if value is None:
+        return None
+    if isinstance(value, bool | str):
+        return str(value).strip() or None
+    number = float(value)
+    if math.isnan(number):
+        return None
+    return str(int(number)) if number.is_integer() else str(number)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds no label."""
+    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and math.isnan(value))
+
+
+def looks_continuous(values: Sequence[Any]) -> bool:
+    """Whether labels are numbers on a scale: more than 20 different ones, not all of them whole."""
+    different: set[float] = set()
+    has_fraction = False
+    for value in values:
+        if is_missing(value):
+            continue
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return False
+        has_fraction = has_fraction or not number.is_integer()
+        different.add(number)
+    return has_fraction and len(different) > MIN_CONTINUOUS_VALUES
+
+
+def class_labels(
+    column: str, values: Sequence[Any], table: Table, rows: Sequence[int], names: Sequence[str] | None
+) -> tuple[list[int], list[str]]:
+    """Map the labels of `rows` to class indices.
+
+    Args:
+        column: The label column.
+        values: Its cells, one for each row of the table.
+        table: The source.
+        rows: Rows that are used; none of them lacks a label.
+        names: Label set of a plan, in its order; found in the rows if None.
+
+    Returns:
+        Index of each row's class, and the names of all classes.
+
+    Raises:
+        DataError: a label outside the label set, negative or no plain value; fewer than two classes; or so many that
+            the column cannot be a label.
+    """
+    keys = [_key(table, column, row, values[row]) for row in rows]
+    found = set(keys)
+    if names is not None:
+        _check_known(table, rows, keys, names, "the plan's label set")
+        return _indices(keys, names), list(names)
+    if column in table.class_names:
+        classes = list(table.class_names[column])
+        _check_known(table, rows, keys, classes, "the source's label set")
+    else:
+        classes = _sorted_names(found)
+        negative = [name for name in classes if name.startswith("-") and name[1:].isdecimal()]
+        if negative and all(_is_whole(name) for name in classes):
+            row = next(row for row, key in zip(rows, keys) if key == negative[0])
+            raise DataError(
+                f"{table.where}: label {negative[0]} in {table.row_name(row)} is out of range, classes count from 0; "
+                "leave unlabelled rows out"
+            )
+    if len(found) < 2:
+        raise DataError(
+            f"{table.where}: every row has the label {next(iter(found), None)!r} in column {column!r}; "
+            "a task needs at least two classes"
+        )
+    if len(found) > MAX_NAMELESS_CLASSES and len(found) > len(rows) / 2:
+        raise DataError(
+            f"{table.where}: column {column!r} has {len(found)} different values in {len(rows)} rows, too many for classes; "
+            "give --label-column, or --task regression"
+        )
+    return _indices(keys, classes), classes
+
+
+def regression_targets(column: str, values: Sequence[Any], table: Table, rows: Sequence[int]) -> list[float]:
+    """Read the labels of `rows` as numbers; the arguments are those of `class_labels`.
+
+    Raises:
+        DataError: a label is no finite number.
+    """
+    targets = []
+    for row in rows:
+        value = values[row]
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise DataError(
+                f"{table.where}: label {str(value)[:40]!r} in {table.row_name(row)}, column {column!r}, is no finite number; "
+                "regression needs numbers, give --label-column or --task classification"
+            )
+        targets.append(number)
+    return targets
+
+
+def _key(table: Table, column: str, row: int, value: Any) -> str:
+    class_names = table.class_names.get(column)
+    if class_names is not None and not isinstance(value, str):
+        number = int(value)
+        if not 0 <= number < len(class_names):
+            raise DataError(
+                f"{table.where}: label {number} in {table.row_name(row)} is out of range 0 … {len(class_names) - 1}; "
+                "leave unlabelled rows out"
+            )
+        return class_names[number]
+    try:
+        key = label_key(value)
+    except (TypeError, ValueError):
+        key = None
+    if key is None:
+        raise DataError(
+            f"{table.where}: label of {table.row_name(row)} is {type(value).__name__}, not a number or a name; "
+            "give --label-column"
+        )
+    return key
+
+
+def _check_known(table: Table, rows: Sequence[int], keys: Sequence[str], names: Sequence[str], of_what: str) -> None:
+    known = set(names)
+    unknown = sorted(set(keys) - known)
+    if unknown:
+        row = next(row for row, key in zip(rows, keys) if key == unknown[0])
+        raise DataError(
+            f"{table.where}: label {unknown[0]!r} in {table.row_name(row)} is not in {of_what} ({', '.join(list(names)[:12])}); "
+            "use data with the same labels"
+        )
+
+
+def _indices(keys: Sequence[str], names: Sequence[str]) -> list[int]:
+    index_of = {name: index for index, name in enumerate(names)}
+    return [index_of[key] for key in keys]
+
+
+def _sorted_names(found: set[str]) -> list[str]:
+    """Whole numbers by size, other names by alphabet."""
+    if all(_is_whole(name) for name in found):
+        return sorted(found, key=int)
+    return sorted(found)
+
+
+def _is_whole(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()

@@ -1,0 +1,22 @@
+"""Image classification: as classification of text, on `pixel_values` of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from layerlens.data.example import Batch, Example
+from layerlens.data.tasks.classification import LabelledClasses
+
+
+class ImageClassification(LabelledClasses):
+    """Classification of one image."""
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Stack `pixel_values` as float32 `[batch channels height width]`; `labels` is int64 `[batch]`."""
+        return {
+            "pixel_values": torch.from_numpy(np.stack([example["pixel_values"] for example in examples])),
+            "labels": torch.tensor([example["labels"] for example in examples], dtype=torch.long),
+        }

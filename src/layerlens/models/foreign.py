@@ -1,0 +1,34 @@
+"""Living with the libraries that load models: their reports silenced, their errors told in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LONGEST_REASON = 300
+
+
+def one_line(error: BaseException) -> str:
+    """Return the type and the first line of another library's error, cut to a readable length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0].rstrip(" :.") if lines else "no reason given"
+    return f"{type(error).__name__}: {reason[:LONGEST_REASON]}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the loading reports, hints and progress bars of transformers, and restore its settings afterwards.
+
+    What a load report would say (missing or mismatched tensors) is checked and raised by the caller.
+    """
+    from transformers.utils import logging
+
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,262 @@
+"""Loading a checkpoint as the model of a task, and knowing exactly which of its parameters are random.
+
+transformers fills whatever a checkpoint lacks with random numbers and only reports it. Here that is allowed in the
+task head and the pooler alone, and named in `TaskModel.new_parameters`; a body with random parameters is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from layerlens.artifacts.profile import TaskInfo
+from layerlens.errors import CheckpointError, UnsupportedModelError
+from layerlens.models.checkpoint import Checkpoint
+from layerlens.models.foreign import one_line, quiet
+from layerlens.models.tree import find_head, is_under
+from layerlens.words import TaskKind
+
+#: Task -> class that loads it; looked up by name, for each import of a class costs time.
+AUTO_CLASSES = {
+    TaskKind.CLASSIFICATION: "AutoModelForSequenceClassification",
+    TaskKind.PAIR_CLASSIFICATION: "AutoModelForSequenceClassification",
+    TaskKind.REGRESSION: "AutoModelForSequenceClassification",
+    TaskKind.CAUSAL_LM: "AutoModelForCausalLM",
+    TaskKind.IMAGE_CLASSIFICATION: "AutoModelForImageClassification",
+    TaskKind.QUESTION_ANSWERING: "AutoModelForQuestionAnswering",
+}
+#: Classes that are nothing but what `tokenizer.json` says.
+PLAIN_TOKENIZERS = {"TokenizersBackend", "PreTrainedTokenizerFast"}
+LABELLED = {TaskKind.CLASSIFICATION, TaskKind.PAIR_CLASSIFICATION, TaskKind.IMAGE_CLASSIFICATION}
+
+
+@dataclass
+class TaskModel:
+    """A pretrained model with the head of a task."""
+
+    model: PreTrainedModel
+    new_parameters: tuple[str, ...]
+    checkpoint: Checkpoint
+
+
+def load_task_model(checkpoint: Checkpoint, task: TaskInfo, *, seed: int, dtype: torch.dtype = torch.float32) -> TaskModel:
+    """Load a checkpoint as a model of `task`, in eval mode.
+
+    A head that the checkpoint lacks, or has for another number of labels, is drawn anew from `seed` alone: the same
+    seed gives the same head whatever ran before, and the global random state is left as it was.
+
+    Args:
+        checkpoint: An opened checkpoint.
+        task: What the model shall do; its labels become the model's.
+        seed: Seed of the new parameters.
+        dtype: Type of all parameters.
+
+    Returns:
+        The model, the names of its new parameters in the model's order, and the checkpoint.
+
+    Raises:
+        CheckpointError: body parameters are missing or of another shape, or a value is NaN or infinite.
+        UnsupportedModelError: transformers does not know the architecture, it has no such task, or it needs code or
+            packages of its own.
+    """
+    _refuse_quantised(checkpoint)
+    with quiet(), torch.random.fork_rng(devices=[]):
+        # `torch.manual_seed` would also reseed every GPU, and those states are not given back.
+        torch.default_generator.manual_seed(seed)
+        config = _task_config(checkpoint, task)
+        model, report = _from_pretrained(checkpoint, task.kind, config, dtype)
+        model.eval()
+        new = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+        _check_body(checkpoint, task, model, report)
+        _check_finite(checkpoint, model.state_dict())
+        if task.kind is TaskKind.CAUSAL_LM:
+            _check_causal(checkpoint, model)
+        if task.kind is not TaskKind.IMAGE_CLASSIFICATION:
+            _set_pad_token(checkpoint, task.kind, model)
+    return TaskModel(
+        model=model,
+        new_parameters=tuple(name for name, _ in model.named_parameters() if name in new),
+        checkpoint=checkpoint,
+    )
+
+
+def load_processor(checkpoint: Checkpoint, kind: TaskKind) -> Any:
+    """Load what turns a task's raw inputs into tensors: the tokenizer, or the image processor (Pillow's, no torchvision).
+
+    A tokenizer without a pad token pads with its end-of-text token.
+
+    Raises:
+        CheckpointError: the folder has no tokenizer or image processor that can be read, or nothing to pad with.
+    """
+    is_image = kind is TaskKind.IMAGE_CLASSIFICATION
+    what = "image processor" if is_image else "tokenizer"
+    options = {"backend": "pil"} if is_image else {}
+    try:
+        loader = transformers.AutoImageProcessor if is_image else _tokenizer_class(checkpoint.folder)
+        with quiet():
+            processor = loader.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False, **options)
+    except Exception as error:
+        raise CheckpointError(
+            f"cannot read the {what} of {checkpoint.folder} ({one_line(error)}); add the {what} files of the model"
+        ) from error
+    if not is_image and processor.pad_token is None:
+        filler = processor.eos_token or processor.unk_token
+        if filler is None:
+            raise CheckpointError(f"the tokenizer of {checkpoint.folder} has neither a pad nor an end-of-text token; add one")
+        processor.pad_token = filler
+    return processor
+
+
+def _tokenizer_class(folder: Path) -> Any:
+    """Return the class that reads a folder's tokenizer as the folder itself declares it.
+
+    For some families `AutoTokenizer` puts the family's own class over a plain `tokenizer.json`, whose words it then
+    does not know: a Qwen2 with a tokenizer of its own would turn every text into nothing.
+    """
+    config = folder / "tokenizer_config.json"
+    declared = json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class") if config.exists() else None
+    is_plain = declared in PLAIN_TOKENIZERS and (folder / "tokenizer.json").exists()
+    return transformers.PreTrainedTokenizerFast if is_plain else transformers.AutoTokenizer
+
+
+def _refuse_quantised(checkpoint: Checkpoint) -> None:
+    if method := checkpoint.config.get("quantization_config"):
+        name = method.get("quant_method", "unknown") if isinstance(method, dict) else method
+        raise UnsupportedModelError(
+            f"{checkpoint.folder} is quantised ({name}); give the model it was made from, in float weights"
+        )
+
+
+def _task_config(checkpoint: Checkpoint, task: TaskInfo) -> Any:
+    """Return the checkpoint's config with the task's labels."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"transformers {transformers.__version__} cannot use the config of {checkpoint.folder}, model_type "
+            f"{json.dumps(checkpoint.config.get('model_type'))} ({one_line(error)}); use a model whose class it knows"
+        ) from error
+    if task.kind in LABELLED or task.kind is TaskKind.REGRESSION:
+        num_labels = 1 if task.kind is TaskKind.REGRESSION else task.num_labels
+        names = task.label_names if len(task.label_names) == num_labels else [f"LABEL_{index}" for index in range(num_labels)]
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: index for index, name in enumerate(names)}
+        config.problem_type = "regression" if task.kind is TaskKind.REGRESSION else "single_label_classification"
+    return config
+
+
+def _from_pretrained(checkpoint: Checkpoint, kind: TaskKind, config: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    """Return the model and what transformers found missing, unexpected or of another shape."""
+    auto = getattr(transformers, AUTO_CLASSES[kind])
+    if type(config) not in auto._model_mapping:
+        raise UnsupportedModelError(
+            f"transformers has no {kind.value} model for model_type {config.model_type} ({checkpoint.folder}); "
+            "give another model or another task"
+        )
+    try:
+        model, report = auto.from_pretrained(
+            checkpoint.folder,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            key_mapping=_renamed_body(checkpoint, config, auto._model_mapping[type(config)]),
+        )
+    except ImportError as error:
+        raise UnsupportedModelError(f"{checkpoint.folder} needs a package that is not here ({one_line(error)})") from error
+    except Exception as error:
+        raise CheckpointError(
+            f"transformers cannot load {checkpoint.folder} ({one_line(error)}); its weights and its config.json do not fit"
+        ) from error
+    return model, report
+
+
+def _renamed_body(checkpoint: Checkpoint, config: Any, task_class: type[PreTrainedModel]) -> dict[str, str] | None:
+    """Return how tensors must be renamed where a family's task class calls its base model by another name.
+
+    `LlamaForQuestionAnswering` keeps its body under `transformer.`, every Llama checkpoint has it under `model.`.
+    """
+    saved = transformers.AutoModel._model_mapping[type(config)].base_model_prefix
+    loaded = task_class.base_model_prefix
+    starts = {name.partition(".")[0] for name in checkpoint.tensors}
+    if saved == loaded or saved not in starts or loaded in starts:
+        return None
+    return {rf"^{re.escape(saved)}\.": f"{loaded}."}
+
+
+def _check_body(checkpoint: Checkpoint, task: TaskInfo, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """Raise unless every random parameter belongs to the head or the pooler."""
+    head = find_head(model)
+    parameters = {name for name, _ in model.named_parameters()}
+    missing = sorted(name for name in report["missing_keys"] if name in parameters and not is_under(name, head))
+    other = sorted((name, tuple(got), tuple(need)) for name, got, need in report["mismatched_keys"] if not is_under(name, head))
+    faults = []
+    if missing:
+        hint = ""
+        if task.kind is TaskKind.CAUSAL_LM and len(missing) <= 8:
+            hint = ", perhaps because it was not trained as a language model"
+        faults.append(f"{checkpoint.folder} lacks weights of {type(model).__name__}: {_few(missing)}{hint}")
+    if other:
+        shown = [f"{name} is {list(got)}, needed {list(need)}" for name, got, need in other]
+        faults.append(f"{checkpoint.folder} has weights of other shapes than its config.json asks for: {_few(shown)}")
+    if faults:
+        raise CheckpointError.of(
+            [*faults, "left so, they would be random numbers: use a whole checkpoint with its own config.json"]
+        )
+
+
+def _check_finite(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
+    """Raise if a tensor holds NaN or an infinity."""
+    bad = []
+    for name, tensor in tensors.items():
+        # Minimum and maximum carry NaN and infinities along and need no copy of the tensor.
+        if tensor.is_floating_point() and tensor.numel() and not all(torch.isfinite(end) for end in torch.aminmax(tensor)):
+            bad.append(name)
+    if bad:
+        raise CheckpointError(f"{checkpoint.folder} holds NaN or infinite weights in {_few(bad)}; use an undamaged checkpoint")
+
+
+def _check_causal(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Raise if a later token changes an earlier one's prediction: an encoder loads as a language model all the same."""
+    tokens = torch.tensor([[0, 0, 0], [0, 1, 2]])
+    with torch.no_grad():
+        first, second = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[:, 0].float()
+    # Rows of one batch differ by rounding alone; a token that is seen moves the logits by far more.
+    tolerance = 64 * torch.finfo(next(model.parameters()).dtype).eps
+    if float((first - second).abs().max()) > tolerance * float(first.abs().max()):
+        raise UnsupportedModelError(
+            f"{checkpoint.folder} ({type(model).__name__}) sees the tokens it should predict: it is an encoder, no causal "
+            "language model; give a decoder, or another task"
+        )
+
+
+def _set_pad_token(checkpoint: Checkpoint, kind: TaskKind, model: PreTrainedModel) -> None:
+    """Give the model the pad token that `load_processor` pads with, whatever its config says.
+
+    Decoders read a sample's class off its last token that is no padding, so the two must agree.
+    """
+    config = model.config.get_text_config()
+    try:
+        pad_token_id = load_processor(checkpoint, kind).pad_token_id
+    except CheckpointError:
+        if getattr(config, "pad_token_id", None) is None:
+            raise
+        return
+    config.pad_token_id = model.config.pad_token_id = pad_token_id
+
+
+def _few(names: list[str]) -> str:
+    """Name three and count the rest."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

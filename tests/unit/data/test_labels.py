@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from layerlens.data.labels import class_labels, label_key, looks_continuous, regression_targets
+from layerlens.data.table import Table
+from layerlens.errors import DataError
+
+
+def _classes(
+    values: list[Any], names: list[str] | None = None, class_names: tuple[str, ...] | None = None
+) -> tuple[list[int], list[str]]:
+    table = Table(where="data", columns={"label": values}, class_names={"label": class_names} if class_names else {})
+    return class_labels("label", values, table, range(len(values)), names)
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (1, "1"),
+        (1.0, "1"),
+        ("1", "1"),
+        (" yes ", "yes"),
+        (True, "True"),
+        (2.5, "2.5"),
+        ("", None),
+        (None, None),
+        (float("nan"), None),
+    ],
+)
+def test_a_label_is_written_the_same_however_it_is_stored(value: Any, key: str | None) -> None:
+    assert label_key(value) == key
+
+
+def test_whole_numbers_sort_by_size_and_names_by_alphabet() -> None:
+    assert _classes(["10", "9", "10", "2"]) == ([2, 1, 2, 0], ["2", "9", "10"])
+    assert _classes(["no", "yes", "No"]) == ([1, 2, 0], ["No", "no", "yes"])
+
+
+def test_a_plans_label_set_decides_the_order() -> None:
+    assert _classes(["a", "b"], names=["c", "b", "a"]) == ([2, 1], ["c", "b", "a"])
+
+
+def test_a_label_outside_a_plans_set_is_named_with_its_row() -> None:
+    with pytest.raises(DataError, match=r"data: label 'd' in row 2 is not in the plan's label set \(a, b\)"):
+        _classes(["a", "d"], names=["a", "b"])
+
+
+def test_integers_take_the_names_the_source_gives_them() -> None:
+    assert _classes([1, 0, 1], class_names=("bad", "good", "unused")) == ([1, 0, 1], ["bad", "good", "unused"])
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_an_integer_outside_the_sources_names_is_out_of_range(label: int) -> None:
+    with pytest.raises(DataError, match=rf"label {label} in row 2 is out of range 0 … 2"):
+        _classes([1, label], class_names=("bad", "good", "unused"))
+
+
+def test_a_negative_class_is_out_of_range() -> None:
+    with pytest.raises(DataError, match="label -1 in row 3 is out of range"):
+        _classes([0, 1, -1])
+
+
+def test_one_class_only_is_refused() -> None:
+    with pytest.raises(DataError, match=r"every row has the label '1'.*at least two classes"):
+        _classes(["1", "1", "1"])
+
+
+def test_ids_are_no_labels() -> None:
+    with pytest.raises(DataError, match="30 different values in 30 rows, too many for classes"):
+        _classes([f"row {number}" for number in range(30)])
+
+
+def test_a_list_is_no_label() -> None:
+    with pytest.raises(DataError, match="label of row 1 is list"):
+        _classes([[1], [2]])
+
+
+def test_a_scale_is_told_from_classes() -> None:
+    assert looks_continuous([number / 10 for number in range(30)])
+    assert looks_continuous([*(str(number / 10) for number in range(30)), None, ""])
+    assert not looks_continuous([number / 10 for number in range(20)])
+    assert not looks_continuous(list(range(100)))
+    assert not looks_continuous([*(number / 10 for number in range(30)), "good"])
+
+
+@pytest.mark.parametrize("value", ["high", "nan", float("inf"), [1]])
+def test_a_regression_label_must_be_a_finite_number(value: Any) -> None:
+    values = [1.5, value]
+    with pytest.raises(DataError, match="in row 2, column 'score', is no finite number"):
+        regression_targets("score", values, Table(where="data", columns={"score": values}), [0, 1])
+
+
+def test_regression_labels_are_read_from_text() -> None:
+    values = ["2.500", 3]
+    assert regression_targets("score", values, Table(where="data", columns={"score": values}), [0, 1]) == [2.5, 3.0]
