@@ -1,0 +1,60 @@
+"""Bytes that autograd keeps of each block for the backward pass when the block's weights are frozen.
+
+Counted, not measured: every tensor that an operation saves, once for each storage and without the parameters, so
+the same model and batch shape always give the same number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerlens.artifacts.layers import BlockSpec
+from layerlens.data.example import Batch
+from layerlens.data.task import Task
+from layerlens.profiling.capture import frozen
+from layerlens.profiling.tensors_in import floating_tensors
+
+
+def activation_bytes(model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch: Batch) -> list[int]:
+    """Bytes saved inside each block in the forward pass of one batch, weights frozen, input needing a gradient."""
+    counted = [0] * len(blocks)
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in (*model.parameters(), *model.buffers())}
+    seen: set[int] = set(parameters)
+    # Storages stay alive until the end, so that none takes the address of another.
+    alive: list[Tensor] = []
+    current: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if current and storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            alive.append(tensor.detach())
+            counted[current[-1]] += storage.nbytes()
+        return tensor
+
+    def enter(position: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        current.append(position)
+        hidden = next(floating_tensors((args, kwargs)), None)
+        if hidden is not None and not hidden.requires_grad:
+            hidden.requires_grad_()
+
+    def leave(_: nn.Module, __: tuple[Any, ...], ___: Any) -> None:
+        current.pop()
+
+    handles = []
+    for position, block in enumerate(blocks):
+        module = model.get_submodule(block.path)
+        handles.append(module.register_forward_pre_hook(partial(enter, position), with_kwargs=True))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        with frozen(model), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(**task.model_inputs(batch))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counted

@@ -1,0 +1,140 @@
+"""Seconds of each block, forward and backward, and of what lies outside the blocks: the planner's time model.
+
+A short pass of its own on one typical batch, without the hooks of the statistics: one warm-up, then medians of three.
+Clocks stand at the boundaries of the blocks: a block's backward runs from the moment the gradient of its output is
+there to the moment the gradient of its input is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from layerlens.artifacts.layers import BlockSpec
+from layerlens.artifacts.profile import BlockTiming
+from layerlens.data.example import Batch
+from layerlens.data.task import Task
+from layerlens.profiling.capture import frozen
+from layerlens.profiling.tensors_in import floating_tensors
+
+_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class ModelTiming:
+    """Medians over repeats of one batch; `outside` is embeddings, head and loss, backward with all weights trainable."""
+
+    blocks: list[BlockTiming]
+    outside_forward_seconds: float
+    outside_backward_seconds: float
+
+
+def time_model(model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch: Batch) -> ModelTiming:
+    """Time one batch with all weights trainable, and once more with weights frozen.
+
+    Weights, gradients and gradient flags are left as they were.
+    """
+    kept = [parameter.grad for parameter in model.parameters()]
+    with frozen(model):
+        (_, frozen_backward), _ = _medians(model, blocks, task, batch)
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        (forward, backward), (outside_forward, outside_backward) = _medians(model, blocks, task, batch)
+    for parameter, gradient in zip(model.parameters(), kept, strict=True):
+        parameter.grad = gradient
+    timings = [
+        BlockTiming(
+            block=block.block,
+            forward_seconds=float(forward[position]),
+            backward_seconds=float(backward[position]),
+            backward_frozen_seconds=float(frozen_backward[position]),
+        )
+        for position, block in enumerate(blocks)
+    ]
+    return ModelTiming(timings, float(outside_forward), float(outside_backward))
+
+
+def _medians(
+    model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch: Batch
+) -> tuple[Float[np.ndarray, "directions blocks"], Float[np.ndarray, " directions"]]:
+    """Forward and backward seconds of each block, and outside them."""
+    passes = [_one_pass(model, blocks, task, batch) for _ in range(1 + _REPEATS)][1:]
+    inside = np.median([seconds for seconds, _ in passes], axis=0)
+    outside = np.median([np.maximum(0.0, totals - seconds.sum(axis=1)) for seconds, totals in passes], axis=0)
+    return inside, outside
+
+
+def _one_pass(
+    model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch: Batch
+) -> tuple[Float[np.ndarray, "directions blocks"], Float[np.ndarray, " directions"]]:
+    """Seconds (forward, backward) of each block, and of the whole pass."""
+    model.zero_grad(set_to_none=True)
+    clock = _Clock(model, blocks)
+    with clock.running(), torch.enable_grad():
+        start = clock.now()
+        loss = task.per_sample_loss(model(**task.model_inputs(batch)), batch).mean()
+        middle = clock.now()
+        loss.backward()
+        end = clock.now()
+    model.zero_grad(set_to_none=True)
+    return clock.seconds(), np.array([middle - start, end - middle])
+
+
+class _Clock:
+    """Moments at which a pass enters and leaves each block."""
+
+    def __init__(self, model: nn.Module, blocks: Sequence[BlockSpec]) -> None:
+        self._modules = [model.get_submodule(block.path) for block in blocks]
+        self._device = next(model.parameters()).device
+        # Axes: forward or backward, entry or exit, block.
+        self._moments = np.zeros((2, 2, len(blocks)))
+
+    def now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def seconds(self) -> Float[np.ndarray, "directions blocks"]:
+        """Forward and backward seconds; zero for a block that no gradient ran through."""
+        passed = (self._moments > 0.0).all(axis=1)
+        return np.where(passed, np.maximum(0.0, self._moments[:, 1] - self._moments[:, 0]), 0.0)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Clocks on, until the block ends."""
+        handles = []
+        for position, module in enumerate(self._modules):
+            handles.append(module.register_forward_pre_hook(partial(self._enter, position), with_kwargs=True))
+            handles.append(module.register_forward_hook(partial(self._leave, position)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, position: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = next(floating_tensors((args, kwargs)), None)
+        if hidden is not None:
+            if not hidden.requires_grad:
+                # The lowest block gives its input a gradient too, as every other does.
+                hidden.requires_grad_()
+            hidden.register_hook(partial(self._stamp, 1, 1, position))
+        self._moments[0, 0, position] = self.now()
+
+    def _leave(self, position: int, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        self._moments[0, 1, position] = self.now()
+        hidden = next(floating_tensors(output), None)
+        if hidden is not None and hidden.requires_grad:
+            hidden.register_hook(partial(self._stamp, 1, 0, position))
+
+    def _stamp(self, direction: int, end: int, position: int, _: Tensor) -> None:
+        self._moments[direction, end, position] = self.now()

@@ -1,0 +1,153 @@
+"""Hooks that hand every planned layer's inputs and output gradients to its sums, during one ordinary forward and backward.
+
+    forward:  x ──► layer ──► y      keep x (no copy); add x to A in a Gram batch
+    backward:          g = ∂ℓ/∂y     add g and x to G, to the per-sample norms and to B, then let x go
+
+Weights are frozen, so autograd computes gradients of activations only; the product gᵀx that a plain backward pass
+would spend on the weight's gradient is spent here on the halves of G.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from layerlens.artifacts.layers import LayerSpec
+from layerlens.errors import UnsupportedModelError
+from layerlens.linalg.token_mixing import TokenMixer
+from layerlens.profiling.calibration import CalibrationBatch
+from layerlens.profiling.layer_sums import LayerSums
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, weights that need no gradient, and no key/value cache, until the block ends."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    was_training = model.training
+    config: Any = getattr(model, "config", None)
+    use_cache = getattr(config, "use_cache", None)
+    try:
+        model.eval()
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        if use_cache:
+            config.use_cache = False
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        model.train(was_training)
+        if use_cache:
+            config.use_cache = use_cache
+
+
+class Capture:
+    """Feeds `LayerSums` from hooks on the layers of a model.
+
+    Attributes:
+        sums: By layer, in the order of the layers.
+        input_groups: By layer, the first layer that was seen to read the same input.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[LayerSpec]) -> None:
+        device = next(model.parameters()).device
+        self.sums = {spec.layer: LayerSums.empty(spec, device) for spec in layers}
+        self.input_groups: dict[str, str] = {}
+        self._modules = {spec.layer: model.get_submodule(spec.layer) for spec in layers}
+        self._inputs: dict[str, tuple[Tensor, int]] = {}
+        self._readers: dict[tuple[Any, ...], str] = {}
+        self._batch = CalibrationBatch((), 0, gram_rows=0, seed=0)
+        self._mixer: TokenMixer | None = None
+        self._labels = "empirical"
+        self._fills_gram = False
+        self._is_last_backward = True
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Hooks on, until the block ends."""
+        handles = [module.register_forward_hook(partial(self._on_forward, name)) for name, module in self._modules.items()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._forget()
+
+    def start_batch(self, batch: CalibrationBatch, mask: Bool[Tensor, "samples tokens"] | None) -> None:
+        """Say which samples the next forward pass holds, and which of their tokens are no padding (None: all)."""
+        self._forget()
+        self._batch = batch
+        self._mixer = TokenMixer(batch.gram_rows, batch.seed, mask) if batch.gram_rows else None
+
+    def start_backward(self, labels: str, *, fills_gram: bool, is_last: bool) -> None:
+        """Say whose labels the next backward pass is at, and whether it fills B and is the batch's last."""
+        self._labels, self._fills_gram, self._is_last_backward = labels, fills_gram, is_last
+
+    def end_backward(self) -> None:
+        """Layers that the loss does not depend on have a gradient of zero."""
+        seen = max((len(sums.norms[self._labels]) for sums in self.sums.values()), default=0)
+        for sums in self.sums.values():
+            if len(sums.norms[self._labels]) < seen:
+                sums.norms[self._labels].append(sums.first.new_zeros(len(self._batch.samples)))
+
+    def _forget(self) -> None:
+        self._inputs.clear()
+        self._readers.clear()
+        for sums in self.sums.values():
+            sums.shared.token_gram = None
+
+    def _on_forward(self, name: str, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if name in self._inputs:
+            raise UnsupportedModelError(
+                f"layer {name} runs more than once in one forward pass; layers that share a weight cannot be profiled"
+            )
+        source = args[0].detach()
+        inputs = _as_sequences(source, len(self._batch.samples), name)
+        self._inputs[name] = (inputs, source._version)
+        leader = self._readers.setdefault((source.data_ptr(), source.shape, source.stride()), name)
+        self._join(name, leader)
+        if leader == name and self._mixer is not None:
+            self.sums[name].shared.add(inputs, self._mixer)
+        if not output.requires_grad:
+            # Nothing below needs a gradient, so the graph starts here.
+            output.requires_grad_()
+        output.register_hook(partial(self._on_gradient, name))
+
+    def _join(self, name: str, leader: str) -> None:
+        """Layers that read the very same tensor share its Grams; which they are shows in the first forward pass."""
+        if name not in self.input_groups:
+            self.input_groups[name] = leader
+            self.sums[name].shared = self.sums[leader].shared
+            self.sums[name].shared.num_sharing += 1
+        elif self.input_groups[name] != leader:
+            raise UnsupportedModelError(
+                f"layer {name} reads the input of {leader} in one batch and not in another; it cannot be profiled"
+            )
+
+    def _on_gradient(self, name: str, gradient: Tensor) -> None:
+        inputs, version = self._inputs.pop(name) if self._is_last_backward else self._inputs[name]
+        if inputs._version != version:
+            raise UnsupportedModelError(f"the input of layer {name} is changed in place after the layer has read it")
+        self.sums[name].add(
+            inputs,
+            _as_sequences(gradient.detach(), len(self._batch.samples), name),
+            self._batch,
+            self._labels,
+            self._mixer if self._fills_gram else None,
+        )
+
+
+def _as_sequences(values: Tensor, num_samples: int, name: str) -> Float[Tensor, "samples tokens features"]:
+    """View [samples, features], [samples · tokens, features] or [samples, …, features] as samples × tokens × features."""
+    features = values.shape[-1]
+    if values.numel() % (num_samples * features):
+        raise UnsupportedModelError(
+            f"layer {name} reads {tuple(values.shape)} in a batch of {num_samples} samples: "
+            "its rows cannot be told apart by sample; it cannot be profiled"
+        )
+    return values.reshape(num_samples, -1, features)

@@ -1,0 +1,71 @@
+"""Raw metrics of all layers to the records of the profile: normalised, weighed into the utility, logged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from layerlens.artifacts.layers import LayerSpec
+from layerlens.artifacts.profile import LayerProfile
+from layerlens.config import ProfilingConfig
+from layerlens.errors import ConfigError
+from layerlens.profiling.normalisation import normalise, utility
+from layerlens.profiling.proxies import Proxies
+
+logger = logging.getLogger(__name__)
+
+
+def weights_of(config: ProfilingConfig, has_proxies: bool) -> dict[str, float]:
+    """Weight of each metric that enters the utility; `proxy_eval` only where it was measured.
+
+    Raises:
+        ConfigError: No metric with a weight is left.
+    """
+    names = [name for name in config.metrics if has_proxies or name != "proxy_eval"]
+    weights = {name: config.metric_weights[name] for name in names}
+    if sum(weights.values()) <= 0.0:
+        raise ConfigError(
+            f"no metric with a weight is left of {', '.join(config.metrics)}: proxies are off, or the samples too few for them; "
+            "add gradient_energy or fisher to metrics"
+        )
+    return weights
+
+
+def layer_records(
+    layers: Sequence[LayerSpec],
+    raw: Mapping[str, Mapping[str, float]],
+    proxies: Proxies | None,
+    input_groups: Mapping[str, str],
+    weights: Mapping[str, float],
+) -> list[LayerProfile]:
+    """Build each layer's record.
+
+    Args:
+        layers: Planned layers.
+        raw: Metrics of the pass, by layer.
+        proxies: `proxy_eval` of every layer, or None.
+        input_groups: By layer, the first layer seen to read the same input.
+        weights: Of each metric in the utility.
+    """
+    complete = {
+        spec.layer: dict(raw[spec.layer]) | ({"proxy_eval": proxies.values[spec.layer]} if proxies else {}) for spec in layers
+    }
+    by_metric = {
+        metric: normalise({layer: values[metric] for layer, values in complete.items()}, metric)
+        for metric in ("gradient_energy", "fisher", *(["proxy_eval"] if proxies else []))
+    }
+    records = []
+    for spec in layers:
+        normalised = {metric: values[spec.layer] for metric, values in by_metric.items()}
+        source = "none" if proxies is None else "measured" if spec.layer in proxies.measured else "interpolated"
+        record = LayerProfile(
+            **spec.model_dump(exclude={"input_group"}),
+            input_group=input_groups.get(spec.layer, spec.input_group),
+            metrics=complete[spec.layer],
+            normalised=normalised,
+            utility=utility(normalised, weights),
+            proxy_source=source,
+        )
+        logger.debug("%s: raw %s, normalised %s, utility %.4f", spec.layer, record.metrics, normalised, record.utility)
+        records.append(record)
+    return records

@@ -1,0 +1,68 @@
+"""Which samples serve the head and the timing, how long samples are, and how many terms a loss has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from layerlens.profiling.head_samples import choose_head_samples
+from layerlens.profiling.loss_terms import loss_terms
+from layerlens.profiling.sample_lengths import sample_lengths
+from layerlens.profiling.typical_batch import typical_samples
+from layerlens.words import TaskKind
+from tests.unit.profiling.cases import open_case
+
+
+def test_the_head_is_fitted_on_samples_that_are_not_measured_where_there_are_enough() -> None:
+    samples = choose_head_samples(range(1000), range(0, 1000, 2), 100, seed=0)
+    assert not samples.has_overlap
+    assert len(samples.train) == 100
+    assert len(samples.held_out) == 20
+    assert len({*samples.train, *samples.held_out}) == 120
+    assert all(sample % 2 for sample in (*samples.train, *samples.held_out))
+
+
+def test_too_few_free_samples_let_the_measured_ones_serve_too_and_say_so() -> None:
+    samples = choose_head_samples(range(60), range(50), 40, seed=0)
+    assert samples.has_overlap
+    assert len(samples.train) == 40
+    assert not set(samples.train) & set(samples.held_out)
+    tiny = choose_head_samples(range(2), range(2), 512, seed=0)
+    assert (len(tiny.train), len(tiny.held_out)) == (1, 1)
+
+
+def test_the_choice_of_head_samples_is_seeded() -> None:
+    one, again, other = (choose_head_samples(range(500), range(50), 100, seed=seed) for seed in (1, 1, 2))
+    assert one == again != other
+
+
+def test_text_is_as_long_as_its_tokens_and_images_as_their_patches(tmp_path: Path) -> None:
+    text = open_case(tmp_path, "bert", TaskKind.CLASSIFICATION)
+    assert sample_lengths(text.model, text.layout.layers, text.task, text.examples) == [
+        len(example["input_ids"]) for example in text.examples
+    ]
+    images = open_case(tmp_path, "vit", TaskKind.IMAGE_CLASSIFICATION)
+    # 16 pixels in patches of 8: four, and the class token.
+    assert sample_lengths(images.model, images.layout.layers, images.task, images.examples) == [5] * 7
+
+
+def test_the_typical_batch_holds_the_samples_closest_to_the_mean_length() -> None:
+    assert typical_samples([1, 9, 5, 6, 4, 5], 3) == [2, 3, 5]
+    assert typical_samples([1, 9], 5) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch", "expected"),
+    [
+        (TaskKind.CAUSAL_LM, {"labels": torch.tensor([[5, 6, 7], [5, 6, -100], [5, -100, -100]])}, [2.0, 1.0, 1.0]),
+        (TaskKind.QUESTION_ANSWERING, {"start_positions": torch.tensor([1, 2])}, [2.0, 2.0]),
+        (TaskKind.CLASSIFICATION, {"labels": torch.tensor([0, 1])}, [1.0, 1.0]),
+        (TaskKind.REGRESSION, {"labels": torch.tensor([0.5])}, [1.0]),
+    ],
+)
+def test_a_loss_is_the_mean_of_as_many_terms_as_it_predicts(
+    kind: TaskKind, batch: dict[str, torch.Tensor], expected: list[float]
+) -> None:
+    assert loss_terms(kind, batch).tolist() == expected
