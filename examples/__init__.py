@@ -1,0 +1,1 @@
+"""Small runnable examples: `python -m examples.<name>` in the repository's folder."""

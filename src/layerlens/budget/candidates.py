@@ -1,0 +1,103 @@
+"""The plans that race: the exact optimum under each value model, and structured plans that fill the same budgets.
+
+A structured plan is uniform over a set of roles, above a depth cut. Gains of layers do not add up, and plans that a
+person could have written have beaten additive optima, so measurement gets to choose among both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from layerlens.artifacts.plan import UNIFORM
+from layerlens.budget.prices import PriceList
+from layerlens.budget.sites import PlanSite
+from layerlens.budget.uniform import uniform_sizes
+from layerlens.words import BudgetName, Method, Role
+
+_QUERY_VALUE = frozenset({Role.ATTENTION_QUERY, Role.ATTENTION_VALUE, Role.ATTENTION_QKV})
+_MLP = frozenset({Role.MLP_UP, Role.MLP_GATE, Role.MLP_GATE_UP, Role.MLP_DOWN})
+_ATTENTION = frozenset(role for role in Role if role.is_attention)
+
+#: Sets of roles, broadest first; an empty set means every role.
+ROLE_SETS: dict[str, frozenset[Role]] = {
+    "all": frozenset(),
+    "mlp": _MLP,
+    "mlp+attention.output": _MLP | {Role.ATTENTION_OUTPUT},
+    "mlp+attention.value": _MLP | {Role.ATTENTION_VALUE, Role.ATTENTION_QKV},
+    "attention": _ATTENTION,
+    "query+value": _QUERY_VALUE,
+    "mlp.down+attention.output": frozenset({Role.MLP_DOWN, Role.ATTENTION_OUTPUT}),
+}
+#: Cuts, as shares of the depth, each crossed with every set of roles.
+CUTS = (1 / 6, 1 / 3, 1 / 2, 2 / 3)
+#: Two plans are near-duplicates when so small a share of their parameters lies in different places.
+SAME_SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Sizes per site under a name that is safe in a file name."""
+
+    name: str
+    sizes: Int[np.ndarray, " sites"]
+
+
+def structured(prices: PriceList, ranks: Sequence[int], limits: Mapping[BudgetName, float]) -> Iterator[Candidate]:
+    """Every structured plan that fits, uniform first, then by set of roles, then by depth."""
+    sites = prices.sites
+    linear = [number for number, site in enumerate(sites) if site.method is Method.LORA and site.sizes]
+    largest = np.array([site.sizes[-1] if site.sizes else 0 for site in sites], dtype=np.int64)
+    num_blocks = len(prices.bases) - 1
+
+    def fits(sizes: Int[np.ndarray, " sites"]) -> bool:
+        return prices.is_within(sizes, limits)
+
+    cuts = sorted({0, *(max(1, round(share * num_blocks)) for share in CUTS if num_blocks > 1)})
+    for cut in cuts:
+        for name, roles in ROLE_SETS.items():
+            members = [
+                number
+                for number in linear
+                if (not roles or sites[number].role in {role.value for role in roles}) and (sites[number].block or 0) >= cut
+            ]
+            sizes = uniform_sizes(largest, members, ranks, fits)
+            if sizes is None:
+                continue
+            label = UNIFORM if name == "all" and cut == 0 else name if cut == 0 else f"{name}@{cut}"
+            yield Candidate(label, sizes)
+
+
+def distinct(candidates: Sequence[Candidate], sites: Sequence[PlanSite], *, limit: int, kept_first: int) -> list[Candidate]:
+    """Merge near-duplicates into the first of them, and keep at most `limit`.
+
+    Args:
+        candidates: In order of preference; the first `kept_first` are always kept unless they are duplicates.
+        sites: Their sites.
+        limit: How many to keep.
+        kept_first: How many at the front are not thinned out.
+
+    Returns:
+        What is left; of a list that is too long, the front and an even spread over the rest.
+    """
+    weights = np.array([site.params(1) if site.sizes else 0 for site in sites], dtype=np.float64)
+    found: list[Candidate] = []
+    for candidate in candidates:
+        if not candidate.sizes.any():
+            continue
+        if not any(_is_same(candidate.sizes, other.sizes, weights) for other in found):
+            found.append(candidate)
+    if len(found) <= limit:
+        return found
+    front, rest = found[: min(kept_first, limit)], found[min(kept_first, limit) :]
+    room = limit - len(front)
+    positions = ((np.arange(room) + 0.5) * len(rest) / max(room, 1)).astype(np.int64).tolist()
+    return front + [rest[position] for position in positions]
+
+
+def _is_same(one: np.ndarray, other: np.ndarray, weights: np.ndarray) -> bool:
+    moved = float((np.abs(one - other) * weights).sum())
+    return moved <= SAME_SHARE * float((np.maximum(one, other) * weights).sum())

@@ -1,0 +1,89 @@
+"""What a person should know about a plan: how its costs are meant, and where it deserves doubt."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from layerlens.artifacts.plan import Budget, PlanLayer, Solver
+from layerlens.artifacts.profile import Profile
+from layerlens.budget.costs import CostModel
+from layerlens.config import OptimizationConfig, default_max_rank
+from layerlens.words import BudgetName, Method
+
+LOW_SPREAD, LOW_UTILISATION, SMALL_LEAD = 0.2, 0.7, 0.02
+
+
+def assumptions_of(costs: CostModel, config: OptimizationConfig) -> list[str]:
+    """How the costs in this plan are meant."""
+    return [
+        f"training memory and FLOPs at batch {costs.batch_size}, {costs.length} tokens per sample, float32 weights, "
+        f"{costs.optimizer_bytes} bytes of optimiser state per trainable parameter",
+        "latency is added per token at batch 1 while the LoRA is unmerged; merged into the weights it adds none",
+        "time and memory count a backward pass only down to the lowest adapted block",
+        f"LoRA scaling alpha / r is {config.alpha_over_rank:g} in every layer",
+    ]
+
+
+def notes_of(
+    profile: Profile,
+    config: OptimizationConfig,
+    name: str,
+    layers: Sequence[PlanLayer],
+    budgets: Mapping[BudgetName, Budget],
+    solver: Solver,
+    longest_curve: int,
+) -> list[str]:
+    """Guessed roles, flat utilities, unspent budgets, and a uniform plan that would do as well."""
+    notes = []
+    if profile.is_roles_guessed:
+        notes.append(f"the architecture {profile.model.family} is not known: roles are guessed from the module tree")
+    utilities = [layer.utility for layer in profile.layers]
+    mean = statistics.fmean(utilities)
+    spread = statistics.pstdev(utilities) / mean if mean > 0 else 0.0
+    if spread < LOW_SPREAD:
+        notes.append(f"the utilities hardly tell layers apart (coefficient of variation {spread:.2f}, under {LOW_SPREAD})")
+    is_weighed = set(config.objective_weights) != {"utility"}
+    if solver.value <= 0 and is_weighed:
+        notes.append("under these objective weights every option costs more than it gains: the plan is uniform")
+    elif solver.value <= 0:
+        notes.append(
+            f"no layer shows a gain beyond noise on {profile.data.num_samples} samples: the plan is uniform; profile more samples"
+        )
+    if (config.max_rank or 0) > longest_curve:
+        notes.append(
+            f"the gain curves end at rank {longest_curve}: no gain is predicted beyond; "
+            f"profile again with a max_rank of {config.max_rank} to know"
+        )
+    notes += _utilisation(profile, config, layers, budgets)
+    uniform = solver.uniform_value
+    if name.startswith("optimum") and uniform is not None and solver.value > 0 and uniform >= (1 - SMALL_LEAD) * solver.value:
+        notes.append(f"uniform would have done about as well: predicted {uniform:.4g} against {solver.value:.4g}")
+    return notes
+
+
+def _utilisation(
+    profile: Profile, config: OptimizationConfig, layers: Sequence[PlanLayer], budgets: Mapping[BudgetName, Budget]
+) -> list[str]:
+    """One sentence per budget that is little spent: what stopped it."""
+    used = {key: budget.spent / (budget.limit * config.max_utilisation) for key, budget in budgets.items() if budget.limit}
+    if not used:
+        return []
+    tightest = max(used, key=lambda key: used[key])
+    if used[tightest] >= LOW_UTILISATION:
+        why = f"{tightest.value} is {used[tightest]:.0%} spent and stopped it"
+    else:
+        why = _no_budget_stopped(profile, config, layers)
+    return [f"only {share:.0%} of {key.value} is spent: {why}" for key, share in used.items() if share < LOW_UTILISATION]
+
+
+def _no_budget_stopped(profile: Profile, config: OptimizationConfig, layers: Sequence[PlanLayer]) -> str:
+    largest = config.max_rank or default_max_rank(profile.model.hidden_size)
+    adapted = [layer for layer in layers if layer.method is Method.LORA]
+    capped = sum(layer.size >= min(largest, layer.in_features, layer.out_features) for layer in adapted)
+    if adapted and capped == len(adapted):
+        return f"every adapted layer has the largest rank allowed, {largest}; a larger --max-rank would spend more"
+    if capped:
+        return f"{capped} layers have the largest rank allowed, {largest}, and the others would gain nothing by more"
+    is_weighed = set(config.objective_weights) != {"utility"}
+    return "more would cost more than it gains" if is_weighed else "more would gain nothing beyond noise"

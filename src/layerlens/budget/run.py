@@ -1,0 +1,233 @@
+"""From a profile to a plan with its proof, its reasons and its candidates. No torch; milliseconds."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from layerlens.artifacts.plan import UNIFORM, Budget, Chosen, ParetoPoint, Plan, PlanLayer, PlanMetadata, Solver
+from layerlens.artifacts.profile import Profile, Timing
+from layerlens.artifacts.versions import installed_versions
+from layerlens.budget.candidates import Candidate, distinct, structured
+from layerlens.budget.costs import TIMED, CostModel, cost_model, from_units, limits_of
+from layerlens.budget.explain import reasons
+from layerlens.budget.feasible import check_feasible
+from layerlens.budget.notes import assumptions_of, notes_of
+from layerlens.budget.optimum import optimise
+from layerlens.budget.prices import PriceList
+from layerlens.budget.sites import PlanSite, plan_sites, rank_range
+from layerlens.budget.values import ValueModel, site_values, value_models
+from layerlens.config import OptimizationConfig
+from layerlens.errors import ConfigError
+from layerlens.words import BudgetName, Method
+
+log = logging.getLogger(__name__)
+
+#: Points of the trade-off between budget and predicted value, as multiples of the parameters in question.
+PARETO_STEPS = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One planning problem: sites, their values under the default model, prices and limits (already scaled)."""
+
+    profile: Profile
+    config: OptimizationConfig
+    prices: PriceList
+    values: list[Float[np.ndarray, " _"]]
+    costs: CostModel
+    limits: dict[BudgetName, float]
+
+    def value_of(self, sizes: Int[np.ndarray, " sites"]) -> list[float]:
+        """Value of each site's choice under the default value model."""
+        return [float(entry[at]) for entry, at in zip(self.values, self.prices.choice(sizes).tolist(), strict=True)]
+
+
+def make_plan(
+    profile: Profile,
+    arrays: Mapping[str, np.ndarray],
+    timing: Timing | None,
+    config: OptimizationConfig,
+    *,
+    profile_path: str,
+    command: str,
+) -> tuple[Plan, dict[str, Plan]]:
+    """Plan a model.
+
+    Args:
+        profile: What was measured.
+        arrays: `gain/<layer>`: cumulative gain at rank 1 … R, nats.
+        timing: Measured seconds; needed by latency and time budgets alone.
+        config: Budgets and preferences.
+        profile_path: The profile's folder as given, for the record.
+        command: The invocation, for the record.
+
+    Returns:
+        The exact optimum under the default value model, and every candidate by name, `uniform` among them.
+
+    Raises:
+        ConfigError: a latency or time budget without measured times, or no rank that is allowed.
+        InfeasibleBudgetError: nothing fits; the smallest feasible budgets are named.
+    """
+    costs = cost_model(profile, timing, config)
+    asked = limits_of(config)
+    if timing is None and (timed := TIMED & set(asked)):
+        raise ConfigError(f"{', '.join(sorted(timed))}: the profile has no timing.json, which this budget needs; profile again")
+    limits = {name: limit * config.max_utilisation for name, limit in asked.items()}
+    sites = plan_sites(profile, config)
+    prices = PriceList.of(costs, sites)
+    check_feasible(prices, asked, max_utilisation=config.max_utilisation)
+    models = value_models(profile)
+    values = {model: site_values(model, sites, profile, arrays, config, costs) for model in models}
+    instance = Instance(profile, config, prices, values[ValueModel.WHITENED], costs, limits)
+    optima = {model: optimise(prices, values[model], limits) for model in models}
+    best = optima[ValueModel.WHITENED]
+    shapes = list(structured(prices, rank_range(profile, config), limits)) if _has_lora(config) else []
+    uniform = next((shape for shape in shapes if shape.name == UNIFORM), None)
+    uniform_value = None if uniform is None else math.fsum(instance.value_of(uniform.sizes))
+    solver = Solver(status=best.status, value=best.value, bound=best.bound, gap=best.gap, uniform_value=uniform_value)
+    front = [Candidate(f"optimum-{model.value}", optimum.sizes) for model, optimum in optima.items()]
+    ordered = ([uniform] if uniform else []) + front + [shape for shape in shapes if shape is not uniform]
+    whole = sum("@" not in candidate.name for candidate in ordered)
+    kept = distinct(ordered, sites, limit=config.max_candidates, kept_first=whole)
+    pareto = _pareto(instance)
+    longest = max(len(arrays[f"gain/{layer.layer}"]) for layer in profile.layers)
+    record = _Record(instance, solver, pareto, asked, profile_path, command, installed_versions("numpy", "scipy"), longest)
+    # Where no layer shows a gain beyond noise there is nothing to optimise, and adapting nothing would be no plan.
+    first = front[0] if front[0].sizes.any() or uniform is None else uniform
+    return record.plan(first), {candidate.name: record.plan(candidate) for candidate in kept}
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What every plan of one run shares."""
+
+    instance: Instance
+    solver: Solver
+    pareto: list[ParetoPoint]
+    asked: dict[BudgetName, float]
+    profile_path: str
+    command: str
+    versions: dict[str, str]
+    longest_curve: int
+
+    def plan(self, candidate: Candidate) -> Plan:
+        instance = self.instance
+        prices, sizes, costs, profile = instance.prices, candidate.sizes, instance.costs, instance.profile
+        values = instance.value_of(sizes)
+        is_weighed = set(instance.config.objective_weights) != {"utility"}
+        why = reasons(prices, sizes, instance.values, instance.limits, is_weighed=is_weighed)
+        spent = prices.price(sizes)
+        budgets = {name: Budget(limit=self.asked.get(name), spent=from_units(name, spent[name])) for name in costs.names}
+        layers = [
+            _layer(site, int(size), value, reason, costs)
+            for site, size, value, reason in zip(prices.sites, sizes, values, why, strict=True)
+        ]
+        _log(profile, layers)
+        adapted = [layer.block or 0 for layer in layers if layer.size]
+        return Plan(
+            model=profile.model,
+            task=profile.task,
+            budgets=budgets,
+            solver=self.solver,
+            chosen=Chosen(name=candidate.name, value=math.fsum(values)),
+            alpha_over_rank=instance.config.alpha_over_rank,
+            layers=layers,
+            head=profile.head,
+            head_params=profile.model.head_parameters,
+            depth_cut=min(adapted, default=0),
+            pareto=self.pareto,
+            metadata=PlanMetadata(
+                gradient_norms={
+                    layer.layer: math.sqrt(max(0.0, layer.metrics.get("gradient_energy", 0.0))) for layer in profile.layers
+                },
+                fisher_traces={layer.layer: layer.metrics.get("fisher", 0.0) for layer in profile.layers},
+                command=self.command,
+                versions=self.versions,
+                seed=profile.seed,
+                profile=self.profile_path,
+                profile_identity=profile.identity,
+                metric_weights=profile.metric_weights,
+                optimization=instance.config.model_dump(mode="json"),
+                assumptions=assumptions_of(costs, instance.config),
+                notes=notes_of(profile, instance.config, candidate.name, layers, budgets, self.solver, self.longest_curve),
+            ),
+        )
+
+
+def _layer(site: PlanSite, size: int, value: float, reason: str, costs: CostModel) -> PlanLayer:
+    price = costs.option(site, size) if size else {}
+    kept = costs.kept_input(site) if size else 0
+    return PlanLayer(
+        layer=site.layer,
+        block=site.block,
+        role=site.role,
+        site=site.site,
+        method=site.method if size else Method.NONE,
+        size=size,
+        utility=site.utility,
+        value=value,
+        params=site.params(size),
+        flops=float(price.get(BudgetName.FLOPS, 0)),
+        vram_bytes=float(price.get(BudgetName.VRAM_BYTES, 0) + kept),
+        latency_ms=from_units(BudgetName.LATENCY_MS, price.get(BudgetName.LATENCY_MS, 0)),
+        why=reason,
+        in_features=site.in_features,
+        out_features=site.out_features,
+        kv_features=site.kv_features,
+    )
+
+
+def _pareto(instance: Instance) -> list[ParetoPoint]:
+    """Best and uniform predicted value at other parameter budgets, everything else as it is."""
+    limits, sites = instance.limits, instance.prices.sites
+    largest = sum(site.params(site.sizes[-1]) for site in sites if site.sizes)
+    reference = limits.get(BudgetName.TRAINABLE_PARAMS, float(largest))
+    smallest = min(site.params(site.sizes[0]) for site in sites if site.sizes)
+    points = []
+    for step in PARETO_STEPS:
+        limit = math.floor(reference * step)
+        if limit < smallest or (step > 1 and reference * step > 4 * largest):
+            continue
+        here = {**limits, BudgetName.TRAINABLE_PARAMS: float(limit)}
+        best = optimise(instance.prices, instance.values, here)
+        uniform = _uniform(instance, here)
+        points.append(
+            ParetoPoint(
+                limit=float(limit),
+                value=best.value,
+                uniform_value=None if uniform is None else math.fsum(instance.value_of(uniform)),
+            )
+        )
+    return points
+
+
+def _uniform(instance: Instance, limits: dict[BudgetName, float]) -> Int[np.ndarray, " sites"] | None:
+    if not _has_lora(instance.config):
+        return None
+    ranks = rank_range(instance.profile, instance.config)
+    found = next(structured(instance.prices, ranks, limits), None)
+    return None if found is None or found.name != UNIFORM else found.sizes
+
+
+def _has_lora(config: OptimizationConfig) -> bool:
+    return Method.LORA in config.candidate_methods
+
+
+def _log(profile: Profile, layers: Sequence[PlanLayer]) -> None:
+    """Raw metric, normalised metric, utility and chosen option of each layer, for those who debug."""
+    if not log.isEnabledFor(logging.DEBUG):
+        return
+    chosen = {(layer.layer, layer.site): layer for layer in layers}
+    for record in profile.layers:
+        raw = " ".join(f"{name}={value:.4g}" for name, value in record.metrics.items())
+        normalised = " ".join(f"{name}={value:.4f}" for name, value in record.normalised.items())
+        options = [f"{entry.method} {entry.size}" for (layer, _), entry in chosen.items() if layer == record.layer]
+        log.debug(
+            "%s: raw %s; normalised %s; utility=%.4f; %s", record.layer, raw, normalised, record.utility, ", ".join(options)
+        )

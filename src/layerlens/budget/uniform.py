@@ -1,0 +1,68 @@
+"""Uniform at a budget: the largest rank that fits everywhere, the rest as one rank more on evenly spaced layers.
+
+Where rank 1 everywhere does not fit, rank 1 on as many evenly spaced layers as fit. The same rule fills every
+structured candidate, over its own set of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+Fits = Callable[[Int[np.ndarray, " sites"]], bool]
+
+
+def evenly_spaced(num_layers: int, num_chosen: int) -> Int[np.ndarray, " chosen"]:
+    """Positions of `num_chosen` out of `num_layers`, as far apart as can be, the same for the same numbers."""
+    return ((np.arange(num_chosen) + 0.5) * num_layers / max(num_chosen, 1)).astype(np.int64)
+
+
+def uniform_sizes(
+    largest: Int[np.ndarray, " sites"], members: Sequence[int], ranks: Sequence[int], fits: Fits
+) -> Int[np.ndarray, " sites"] | None:
+    """Spread a budget evenly over some sites.
+
+    Args:
+        largest: Largest rank that each site of the model can have; a narrow layer stays at its own.
+        members: The sites that take part, in forward order.
+        ranks: Ranks on offer, rising.
+        fits: Whether sizes are within every budget.
+
+    Returns:
+        Sizes of all sites; none where not even the smallest rank on one site fits.
+    """
+    base = np.zeros(len(largest), dtype=np.int64)
+    if not members or not ranks:
+        return None
+    inside = np.asarray(members, dtype=np.int64)
+
+    def spread(rank: int, more: int, num_more: int) -> Int[np.ndarray, " sites"]:
+        sizes = base.copy()
+        sizes[inside] = rank
+        sizes[inside[evenly_spaced(len(inside), num_more)]] = more
+        return np.minimum(sizes, largest)
+
+    number = _largest(len(ranks), lambda count: count == 0 or fits(spread(ranks[count - 1], ranks[count - 1], 0)))
+    if number == len(ranks):
+        return spread(ranks[-1], ranks[-1], 0)
+    rank = ranks[number - 1] if number else 0
+    # Spread sets of different sizes are not nested and their costs need not rise one by one: try from the top.
+    for num_more in range(len(inside) - 1, 0, -1):
+        sizes = spread(rank, ranks[number], num_more)
+        if fits(sizes):
+            return sizes
+    return spread(rank, rank, 0) if number else None
+
+
+def _largest(stop: int, holds: Callable[[int], bool]) -> int:
+    """The largest number in 0 … stop for which a property that holds up to some point still holds."""
+    low, high = 0, stop
+    while low < high:
+        middle = (low + high + 1) // 2
+        if holds(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,117 @@
+"""What an option is believed to be worth, under each value model.
+
+whitened   the cross-fitted gain of the layer's best rank-r update, nats (the default; `curves/cross_fitted_gain.py`)
+utility    utility · log(1 + r) / log(1 + R): a score in [0, 1] with diminishing returns, R the largest rank
+proxy      measured gain of a small adapter after a few steps, clipped at zero, with the same diminishing returns
+
+Adapters and prefixes have no theory of their own yet. They take a cautious share of what a LoRA of as many parameters
+is worth on the same layer (adapter) or on the layers of the same attention, on average (prefix).
+
+A method's penalty divides its values. With objective weights other than utility's, values are divided by their largest
+possible sum and multiplied by utility's weight, and each cost is subtracted as weight × share of its budget (of full
+fine-tuning where no budget is set). With utility alone nothing is rescaled: values stay in the unit above.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+import numpy as np
+from jaxtyping import Float
+
+from layerlens.artifacts.profile import Profile
+from layerlens.budget.costs import CostModel, in_units, limits_of
+from layerlens.budget.sites import PlanSite
+from layerlens.config import OptimizationConfig
+from layerlens.words import BudgetName, Method
+
+#: What an adapter or prefix is believed to be worth beside a LoRA of as many parameters.
+STAND_IN_SHARE = 0.5
+COST_OF_TERM = {
+    "cost": BudgetName.TRAINABLE_PARAMS,
+    "flops": BudgetName.FLOPS,
+    "vram": BudgetName.VRAM_BYTES,
+    "latency": BudgetName.LATENCY_MS,
+}
+
+
+class ValueModel(StrEnum):
+    """How an option is valued."""
+
+    WHITENED = "whitened"
+    UTILITY = "utility"
+    PROXY = "proxy"
+
+
+def value_models(profile: Profile) -> list[ValueModel]:
+    """The models that this profile can feed, the default first."""
+    has_proxy = profile.proxy is not None
+    return [ValueModel.WHITENED, ValueModel.UTILITY, *([ValueModel.PROXY] if has_proxy else [])]
+
+
+def site_values(
+    model: ValueModel,
+    sites: Sequence[PlanSite],
+    profile: Profile,
+    arrays: Mapping[str, np.ndarray],
+    config: OptimizationConfig,
+    costs: CostModel,
+) -> list[Float[np.ndarray, " _"]]:
+    """Value of every option of every site, none (0) first, in the order of the site's sizes."""
+    curves = {layer.layer: _lora_curve(model, layer.layer, profile, arrays) for layer in profile.layers}
+    layers = {layer.layer: layer.in_features + layer.out_features for layer in profile.layers}
+    values = []
+    for site in sites:
+        if site.method is Method.LORA:
+            found = [_at(curves[site.layer], size) for size in site.sizes]
+        else:
+            found = [
+                STAND_IN_SHARE
+                * sum(_at(curves[member], site.params(size) / layers[member]) for member in site.members)
+                / max(1, len(site.members))
+                for size in site.sizes
+            ]
+        penalty = config.method_penalties.get(site.method, 1.0)
+        values.append(np.array([0.0, *(value / penalty for value in found)]))
+    return _weighed(values, sites, config, costs)
+
+
+def _lora_curve(model: ValueModel, layer: str, profile: Profile, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Cumulative value at rank 1 … R of one layer."""
+    gains = np.asarray(arrays[f"gain/{layer}"], dtype=np.float64)
+    if model is ValueModel.WHITENED:
+        return gains
+    record = next(entry for entry in profile.layers if entry.layer == layer)
+    score = record.utility if model is ValueModel.UTILITY else max(0.0, record.metrics.get("proxy_eval", 0.0))
+    ranks = np.arange(1, len(gains) + 1)
+    return score * np.log1p(ranks) / math.log1p(len(gains))
+
+
+def _at(curve: np.ndarray, rank: float) -> float:
+    """Value at a rank that need not be whole: linear between ranks and from 0, constant beyond the curve's end."""
+    return float(np.interp(rank, np.arange(len(curve) + 1), np.concatenate([[0.0], curve])))
+
+
+def _weighed(
+    values: list[np.ndarray], sites: Sequence[PlanSite], config: OptimizationConfig, costs: CostModel
+) -> list[np.ndarray]:
+    weights = {term: weight for term, weight in config.objective_weights.items() if weight > 0}
+    if set(weights) == {"utility"}:
+        return values
+    total = sum(float(entry.max()) for entry in values) or 1.0
+    limits, full = limits_of(config), costs.full()
+    weighed = []
+    for site, entry in zip(sites, values, strict=True):
+        result = weights["utility"] * entry / total
+        for term, weight in weights.items():
+            name = COST_OF_TERM.get(term)
+            if name is None or name not in costs.names:
+                continue
+            whole = in_units(name, limits[name]) if name in limits else full[name]
+            spent = np.array([0, *(costs.option(site, size)[name] for size in site.sizes)])
+            result = result - weight * spent / max(whole, 1)
+        result[0] = 0.0
+        weighed.append(result)
+    return weighed

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from examples.synthetic_profile import SyntheticProfile
+from layerlens.artifacts.plan import Plan
+from layerlens.budget.run import make_plan
+from layerlens.config import OptimizationConfig
+from tests.unit.budget.small_models import small
+
+
+def notes(made: SyntheticProfile, **options: object) -> list[str]:
+    return planned(made, **options).metadata.notes
+
+
+def planned(made: SyntheticProfile, **options: object) -> Plan:
+    config = OptimizationConfig.model_validate(options)
+    return make_plan(made.profile, made.arrays, made.timing, config, profile_path="p", command="c")[0]
+
+
+def test_an_unspent_budget_says_that_every_rank_is_at_its_largest() -> None:
+    note, even = notes(small(), max_trainable_params=10**6)
+    assert even.startswith("uniform would have done about as well")
+    assert note.startswith("only 1% of trainable_params is spent: every adapted layer has the largest rank allowed, 4")
+
+
+def test_a_budget_that_another_one_stops_says_which() -> None:
+    (note,) = notes(small(), max_trainable_params=2000, max_vram_gb=10.0)
+    assert "of vram_bytes is spent: trainable_params is" in note
+
+
+def test_a_well_spent_budget_says_nothing() -> None:
+    assert notes(small(), max_trainable_params=2000) == []
+
+
+def test_flat_utilities_guessed_roles_and_a_uniform_plan_as_good_are_told() -> None:
+    made = small()
+    layers = [layer.model_copy(update={"utility": 0.5}) for layer in made.profile.layers]
+    profile = made.profile.model_copy(update={"layers": layers, "is_roles_guessed": True})
+    found = notes(SyntheticProfile(profile, made.arrays, made.timing), max_trainable_params=10**4)
+    assert any("roles are guessed" in note for note in found)
+    assert any("coefficient of variation 0.00" in note for note in found)
+
+
+@pytest.mark.parametrize("weights", [{"utility": 1.0}, {"utility": 0.001, "cost": 1.0}])
+def test_a_profile_without_gains_and_weights_that_forbid_all_fall_back_to_uniform_for_their_own_reason(
+    weights: dict[str, float],
+) -> None:
+    made = small()
+    arrays = made.arrays if "cost" in weights else {name: np.zeros_like(values) for name, values in made.arrays.items()}
+    plan = planned(SyntheticProfile(made.profile, arrays, made.timing), max_trainable_params=2000, objective_weights=weights)
+    assert plan.chosen.name == "uniform"
+    assert plan.adapted
+    expected = "objective weights" if "cost" in weights else "no layer shows a gain beyond noise on 512 samples"
+    assert any(expected in note for note in plan.metadata.notes)

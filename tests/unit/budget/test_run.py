@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+
+from layerlens.artifacts.plan import Plan, inconsistencies
+from layerlens.budget.run import make_plan
+from layerlens.config import OptimizationConfig
+from layerlens.errors import ConfigError, InfeasibleBudgetError
+from layerlens.words import BudgetName, Method, Site
+from tests.unit.budget.small_models import small
+
+
+def planned(**options: object) -> tuple[Plan, dict[str, Plan]]:
+    made = small()
+    config = OptimizationConfig.model_validate({"length": 16, **options})
+    return make_plan(made.profile, made.arrays, made.timing, config, profile_path="p", command="c")
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    one, others = planned(max_trainable_params=2000, max_time_ratio=0.8)
+    again, same = planned(max_trainable_params=2000, max_time_ratio=0.8)
+    assert one.model_dump_json() == again.model_dump_json()
+    assert [(name, plan.model_dump_json()) for name, plan in others.items()] == [
+        (name, plan.model_dump_json()) for name, plan in same.items()
+    ]
+
+
+def test_every_candidate_adds_up_keeps_every_budget_and_never_beats_the_bound() -> None:
+    plan, candidates = planned(max_trainable_params=2000, max_vram_gb=0.01, candidate_methods=[*Method])
+    assert {"uniform", plan.chosen.name} <= set(candidates)
+    assert 3 < len(candidates) <= 24
+    for name, each in candidates.items():
+        assert name == each.chosen.name
+        assert re.fullmatch(r"[A-Za-z0-9.+@_-]+", name)
+        assert inconsistencies(each) == []
+        for budget in each.budgets.values():
+            assert budget.limit is None or budget.spent <= budget.limit
+        assert each.chosen.value <= plan.solver.bound * (1 + 1e-12)
+        assert each.solver == plan.solver
+    assert plan.solver.uniform_value == pytest.approx(candidates["uniform"].chosen.value)
+
+
+def test_value_never_falls_with_a_larger_budget() -> None:
+    budgets: dict[str, list[float]] = {"max_trainable_params": [200, 1000, 4000], "max_time_ratio": [0.47, 0.95]}
+    for name, limits in budgets.items():
+        values = [planned(**{name: limit})[0].solver.value for limit in limits]
+        assert all(low <= high for low, high in pairwise(values))
+        assert values[-1] > values[0]
+    points = planned(max_trainable_params=1000)[0].pareto
+    assert len(points) >= 6
+    assert all(low.limit < high.limit and low.value <= high.value for low, high in pairwise(points))
+    assert all(point.uniform_value is None or point.uniform_value <= point.value * (1 + 1e-9) for point in points)
+
+
+def test_no_plan_spends_more_than_the_utilisation_allows() -> None:
+    for each in planned(max_trainable_params=2000, max_utilisation=0.8)[1].values():
+        budget = each.budgets[BudgetName.TRAINABLE_PARAMS]
+        assert budget.limit == 2000
+        assert 0 < budget.spent <= 1600
+
+
+def test_weighted_costs_reduce_what_is_spent() -> None:
+    free, _ = planned(max_trainable_params=4000)
+    frugal, _ = planned(max_trainable_params=4000, objective_weights={"utility": 0.5, "cost": 0.5})
+    assert 0 < frugal.params < free.params
+
+
+@pytest.mark.parametrize(("favoured", "other"), [(Method.LORA, Method.ADAPTER), (Method.ADAPTER, Method.LORA)])
+def test_a_low_penalty_favours_its_method(favoured: Method, other: Method) -> None:
+    methods = [Method.LORA, Method.ADAPTER, Method.NONE]
+    plan, _ = planned(max_trainable_params=2000, candidate_methods=methods, method_penalties={favoured: 0.05})
+    params = {method: sum(layer.params for layer in plan.adapted if layer.method is method) for method in methods}
+    assert params[favoured] > params[other]
+
+
+def test_prefixes_sit_on_the_attention_of_a_block_alone() -> None:
+    plan, _ = planned(max_trainable_params=2000, candidate_methods=[*Method], method_penalties={Method.PREFIX: 0.01})
+    prefixes = [layer for layer in plan.layers if layer.method is Method.PREFIX]
+    assert prefixes
+    assert all(layer.site is Site.ATTENTION and layer.layer.endswith(".attention.self") for layer in prefixes)
+    assert inconsistencies(plan) == []
+
+
+@pytest.mark.parametrize("budget", [{"max_time_ratio": 0.8}, {"latency_target_ms": 1.0}])
+def test_a_time_budget_without_measured_times_is_refused(budget: dict[str, float]) -> None:
+    made = small()
+    with pytest.raises(ConfigError, match=r"no timing\.json"):
+        make_plan(made.profile, made.arrays, None, OptimizationConfig(**budget), profile_path="p", command="c")
+
+
+def test_without_measured_times_other_budgets_still_work() -> None:
+    made = small()
+    config = OptimizationConfig(max_trainable_params=2000)
+    plan, _ = make_plan(made.profile, made.arrays, None, config, profile_path="p", command="c")
+    assert set(plan.budgets) == {BudgetName.TRAINABLE_PARAMS, BudgetName.FLOPS, BudgetName.VRAM_BYTES}
+
+
+def test_a_time_budget_lifts_the_lowest_adapted_block() -> None:
+    deep, _ = planned(max_trainable_params=4000)
+    cut, _ = planned(max_trainable_params=4000, max_time_ratio=0.5)
+    assert deep.depth_cut == 0
+    assert cut.depth_cut == min(layer.block for layer in cut.adapted if layer.block is not None) == 2
+
+
+def test_a_plan_without_lora_has_no_uniform_candidate() -> None:
+    plan, candidates = planned(max_trainable_params=2000, candidate_methods=[Method.ADAPTER, Method.NONE])
+    assert plan.solver.uniform_value is None
+    assert "uniform" not in candidates
+    assert {layer.method for layer in plan.adapted} == {Method.ADAPTER}
+
+
+def test_a_budget_below_every_option_is_refused_with_the_smallest_that_is_not() -> None:
+    with pytest.raises(InfeasibleBudgetError, match=r"the smallest feasible is 60$"):
+        planned(max_trainable_params=59)
+
+
+def test_ranks_wider_than_a_layer_are_planned_within_it() -> None:
+    plan, candidates = planned(max_trainable_params=10**6, max_rank=35)
+    for each in (plan, *candidates.values()):
+        assert all(layer.size <= min(layer.in_features, layer.out_features) for layer in each.layers)
+    assert set(candidates["uniform"].ranks.values()) == {20, 35}
+    assert any("gain curves end at rank 4" in note for note in plan.metadata.notes)

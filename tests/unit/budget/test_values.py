@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from examples.synthetic_profile import SyntheticProfile
+from layerlens.budget.costs import cost_model, in_units
+from layerlens.budget.sites import plan_sites
+from layerlens.budget.values import STAND_IN_SHARE, ValueModel, site_values, value_models
+from layerlens.config import OptimizationConfig
+from layerlens.words import BudgetName, Method
+from tests.unit.budget.small_models import small
+
+BUDGET = {"max_trainable_params": 2000}
+
+
+def values_of(made: SyntheticProfile, model: ValueModel, **options: object) -> list[np.ndarray]:
+    config = OptimizationConfig.model_validate({**BUDGET, **options})
+    costs = cost_model(made.profile, made.timing, config)
+    return site_values(model, plan_sites(made.profile, config), made.profile, made.arrays, config, costs)
+
+
+def test_whitened_values_are_the_measured_gains_behind_none() -> None:
+    made = small()
+    for layer, values in zip(made.profile.layers, values_of(made, ValueModel.WHITENED), strict=True):
+        assert values.tolist() == [0.0, *made.arrays[f"gain/{layer.layer}"].tolist()]
+
+
+def test_utility_values_end_at_the_utility_with_diminishing_returns() -> None:
+    made = small()
+    for layer, values in zip(made.profile.layers, values_of(made, ValueModel.UTILITY), strict=True):
+        assert values[-1] == pytest.approx(layer.utility)
+        assert values[1] == pytest.approx(layer.utility * math.log(2) / math.log(5))
+        assert (np.diff(values, 2) < 0).all()
+
+
+def test_a_proxy_below_zero_is_worth_nothing_and_a_profile_without_proxies_has_no_such_model() -> None:
+    made = small()
+    first = made.profile.layers[0]
+    lost = first.model_copy(update={"metrics": {**first.metrics, "proxy_eval": -0.01}})
+    profile = made.profile.model_copy(update={"layers": [lost, *made.profile.layers[1:]]})
+    values = values_of(SyntheticProfile(profile, made.arrays, made.timing), ValueModel.PROXY)
+    assert not values[0].any()
+    assert all(entry.any() for entry in values[1:])
+    assert ValueModel.PROXY in value_models(profile)
+    assert value_models(profile.model_copy(update={"proxy": None})) == [ValueModel.WHITENED, ValueModel.UTILITY]
+
+
+def test_a_curve_shorter_than_the_ranks_on_offer_is_flat_beyond_its_end() -> None:
+    made = small(num_ranks=2)
+    for values in values_of(made, ValueModel.WHITENED):
+        assert values[2] == values[3] == values[4] > values[1]
+
+
+def test_a_penalty_divides_the_values_of_its_method_alone() -> None:
+    methods = {"candidate_methods": [*Method]}
+    plain = values_of(small(), ValueModel.WHITENED, **methods)
+    cheap = values_of(small(), ValueModel.WHITENED, **methods, method_penalties={Method.LORA: 0.8})
+    config = OptimizationConfig.model_validate({**BUDGET, **methods})
+    for site, before, after in zip(plan_sites(small().profile, config), plain, cheap, strict=True):
+        assert after == pytest.approx(before / 0.8 if site.method is Method.LORA else before)
+
+
+def test_an_adapter_is_worth_its_share_of_a_lora_of_as_many_parameters() -> None:
+    made = small()
+    config = OptimizationConfig.model_validate({**BUDGET, "candidate_methods": [Method.ADAPTER, Method.NONE]})
+    sites = plan_sites(made.profile, config)
+    values = values_of(made, ValueModel.WHITENED, candidate_methods=[Method.ADAPTER, Method.NONE])
+    number = next(n for n, site in enumerate(sites) if site.method is Method.ADAPTER)
+    site = sites[number]
+    rank = (2 * 40 * 4 + 4 + 40) / (site.in_features + 40)
+    gains = [0.0, *made.arrays[f"gain/{site.layer}"]]
+    below = min(int(rank), 4)
+    wanted = gains[below] + (min(rank, 4) - below) * (gains[min(below + 1, 4)] - gains[below])
+    assert values[number][1] == pytest.approx(STAND_IN_SHARE * wanted)
+
+
+def test_objective_weights_subtract_each_cost_as_its_share_of_the_budget_or_of_full_fine_tuning() -> None:
+    made = small()
+    weights = {"utility": 0.5, "cost": 0.2, "flops": 0.1, "vram": 0.1, "latency": 0.1}
+    plain = values_of(made, ValueModel.WHITENED)
+    net = values_of(made, ValueModel.WHITENED, objective_weights=weights)
+    config = OptimizationConfig.model_validate(BUDGET)
+    costs = cost_model(made.profile, made.timing, config)
+    full = costs.full()
+    total = sum(values.max() for values in plain)
+    site = plan_sites(made.profile, config)[3]
+    price = costs.option(site, 2)
+    expected = 0.5 * plain[3][2] / total - 0.2 * price[BudgetName.TRAINABLE_PARAMS] / 2000
+    for term in (BudgetName.FLOPS, BudgetName.VRAM_BYTES, BudgetName.LATENCY_MS):
+        expected -= 0.1 * price[term] / full[term]
+    assert net[3][2] == pytest.approx(expected)
+    assert all(values[0] == 0.0 for values in net)
+    assert in_units(BudgetName.TRAINABLE_PARAMS, 2000) == 2000
