@@ -194,7 +194,9 @@ class TrainingConfig(DataConfig):
     batch_size: int = Field(default=16, gt=0, description="samples per step")
     learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate")
     head_learning_rate: float | None = Field(
-        default=None, gt=0, description="peak learning rate of head and pooler beside adapters; the same if not given"
+        default=None,
+        gt=0,
+        description="peak learning rate of head and pooler beside adapters; if not given, 1/20 where pretrained, else the same",
     )
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1, description="share of the steps that the learning rate rises for")
     weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay")
@@ -209,7 +211,9 @@ class TrainingConfig(DataConfig):
 class RaceConfig(TrainingConfig):
     """How candidates race."""
 
-    share: float = Field(default=0.1, gt=0, le=1, description="training steps of the race, as a share of the tuning run")
+    share: float = Field(
+        default=0.1, gt=0, le=10, description="steps of the race as a share of the tuning run's; above 1 where runs are short"
+    )
     tuning_steps: int | None = Field(
         default=None, gt=0, description="steps of the tuning run; from epochs and the data if not given"
     )

@@ -1,0 +1,142 @@
+"""One fine-tuning run from a prepared model to a measured arm: train or resume, keep what was made, score.
+
+An output folder holds `checkpoints/` while the run goes on and `arm.json` when it has ended; either says which run
+it belongs to, so a stopped run is resumed, a finished one is read, and another run's is never overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import nn
+
+from layerlens.adapting.memory import peak_memory
+from layerlens.adapting.precision import kept_generators, training_device
+from layerlens.adapting.samples import Samples
+from layerlens.adapting.trainer import TaskTrainer, last_whole_checkpoint
+from layerlens.artifacts.evaluation import Arm, LossPoint
+from layerlens.artifacts.store import claim_folder, write_json
+from layerlens.config import TuneConfig
+from layerlens.data.inference import score
+from layerlens.errors import ConfigError
+from layerlens.progress import Progress
+
+CHECKPOINTS, ARM_FILE = "checkpoints", "arm.json"
+#: Points of a loss curve at most.
+CURVE_POINTS = 100
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What one arm is: its name, how many parameters it trains, and everything that its outcome depends on."""
+
+    name: str
+    adapter_params: int
+    head_params: int
+    num_steps: int
+    training: Samples
+    evaluation: Samples
+    config: TuneConfig
+    new_parameters: tuple[str, ...]
+    identity: dict[str, Any]
+
+
+def finished_arm(out: Path, spec: RunSpec) -> Arm | None:
+    """The arm that this very run has left before, if it ended.
+
+    Raises:
+        ConfigError: the folder holds another run's arm.
+    """
+    path = out / ARM_FILE
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["run"] == json.loads(json.dumps(spec.identity)):
+            return Arm.model_validate(found["arm"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise ConfigError(f"{path} belongs to another run; choose another output folder or remove it")
+
+
+def finetune(model: nn.Module, spec: RunSpec, *, out: Path, keep: Callable[[], None], progress: Progress) -> Arm:
+    """Train the trainable parameters of `model`, keep the result, score it.
+
+    Args:
+        model: Prepared: what shall be trained is trainable.
+        spec: The run.
+        out: Folder of the run.
+        keep: Called after training, to save what was made.
+        progress: Who watches.
+
+    Returns:
+        Metrics after training, seconds and peak memory of the training alone, the loss curve.
+
+    Raises:
+        ConfigError: the folder holds another run's checkpoints, or a tracker is not installed.
+        NotFiniteError: training diverged.
+    """
+    checkpoints = out / CHECKPOINTS
+    claim_folder(checkpoints, spec.identity)
+    batches = spec.training.batches(batch_size=spec.config.batch_size, num_steps=spec.num_steps, seed=spec.config.seed)
+    device = training_device()
+    verbosity = transformers.logging.get_verbosity()
+    try:
+        with kept_generators(device), peak_memory(device) as peak:
+            trainer = TaskTrainer(
+                spec.name,
+                model,
+                spec.training.data.task,
+                spec.training.data.examples,
+                batches,
+                spec.config,
+                checkpoints=checkpoints,
+                progress=progress,
+                num_samples=len(spec.training),
+                new_parameters=spec.new_parameters,
+            )
+            resumed = last_whole_checkpoint(checkpoints)
+            if resumed is not None:
+                progress.note(f"{spec.name}: resumed from {resumed}")
+            history = trainer.run(resumed)
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    keep()
+    scored = spec.evaluation
+    arm = Arm(
+        name=spec.name,
+        metrics=score(
+            model,
+            scored.data.task,
+            scored.take(),
+            batch_size=2 * spec.config.batch_size,
+        ),
+        trainable_params=spec.adapter_params,
+        head_params=spec.head_params,
+        train_seconds=history.seconds,
+        peak_memory_bytes=peak.num_bytes,
+        seed=spec.config.seed,
+        learning_rate=spec.config.learning_rate,
+        steps=spec.num_steps,
+        loss_curve=loss_curve(history.losses),
+    )
+    write_json(out / ARM_FILE, {"run": spec.identity, "arm": arm.model_dump(mode="json")})
+    if not spec.config.keep_checkpoints:
+        shutil.rmtree(checkpoints)
+    return arm
+
+
+def loss_curve(losses: Sequence[float]) -> list[LossPoint]:
+    """At most 100 points: each the mean training loss of the steps since the point before, nats."""
+    window = max(1, -(-len(losses) // CURVE_POINTS))
+    points = []
+    for start in range(0, len(losses), window):
+        part = losses[start : start + window]
+        points.append(LossPoint(step=start + len(part), loss=sum(part) / len(part)))
+    return points

@@ -1,0 +1,57 @@
+"""Peak memory of a stretch of work: of the GPU where the work runs there, else of the process."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass
+class Peak:
+    """Filled in when the stretch ends."""
+
+    num_bytes: int = 0
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Peak]:
+    """Measure the highest resident set (processor) or allocation (GPU) inside the context, in bytes.
+
+    Linux can set the process's high-water mark back, so that earlier work does not count; elsewhere the mark of the
+    whole process is what there is.
+    """
+    peak = Peak()
+    is_gpu = device.type == "cuda"
+    if is_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        _reset_high_water_mark()
+    try:
+        yield peak
+    finally:
+        peak.num_bytes = torch.cuda.max_memory_allocated(device) if is_gpu else _high_water_mark()
+
+
+def _reset_high_water_mark() -> None:
+    try:
+        RESET.write_text("5")
+    except OSError:
+        return
+
+
+def _high_water_mark() -> int:
+    try:
+        lines = STATUS.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,71 @@
+"""A trained adapter on disk: a plain PEFT folder, whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peft import PeftModel
+
+from layerlens.adapting.lora import NO_TARGETS
+from layerlens.artifacts.plan import Plan
+from layerlens.errors import ConfigError
+from layerlens.models.load import TaskModel
+
+CONFIG_FILE = "adapter_config.json"
+
+
+def save_adapter(folder: Path, adapted: PeftModel, plan: Plan, task_model: TaskModel) -> None:
+    """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT does, with equal bytes for equal weights.
+
+    PEFT lists the target modules in the order of a hash, shortens them to suffixes, and names the base by the place
+    it was loaded from; here they are the full paths in order, and the base is the id the plan was made for.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    with replaced_folder(folder) as staged:
+        # Else PEFT asks the hub whether the vocabulary was resized.
+        adapted.save_pretrained(str(staged), save_embedding_layers=False)
+        path = staged / CONFIG_FILE
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["target_modules"] = sorted(plan.ranks) or NO_TARGETS
+        config["modules_to_save"] = list(plan.head) or None
+        config["base_model_name_or_path"] = base_model_id(task_model)
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        # PEFT's card holds nothing but a template and the base's path.
+        (staged / "README.md").unlink(missing_ok=True)
+
+
+def base_model_id(task_model: TaskModel) -> str:
+    """Where another process finds the base model: the hub id, or the whole path of a local folder."""
+    model = Path(task_model.checkpoint.id).expanduser()
+    return str(model.resolve()) if model.is_dir() else task_model.checkpoint.id
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Fill a folder beside its place, and move it there when it is whole; an old one is replaced.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        staged.chmod(0o755)
+    except OSError as error:
+        raise ConfigError(f"cannot write {folder}: {error.strerror or error}; choose another output folder") from error
+    try:
+        yield staged
+        if folder.exists():
+            shutil.rmtree(folder)
+        staged.rename(folder)
+    except OSError as error:
+        raise ConfigError(f"cannot write {folder}: {error.strerror or error}; choose another output folder") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)

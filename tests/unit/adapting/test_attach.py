@@ -1,0 +1,114 @@
+"""Adapters go on and come off one base model, and nothing of it changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from layerlens.adapting.attach import attached
+from layerlens.words import TaskKind
+from tests.unit.adapting.plans import EVERY_FAMILY, kind_of, make_plan, tiny_task_model, uneven_ranks
+
+
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    """Everything of a model that training could leave behind."""
+    return {
+        "tensors": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        "modules": {name: type(module) for name, module in model.named_modules()},
+        "identities": [id(parameter) for parameter in model.parameters()],
+        "flags": {name: parameter.requires_grad for name, parameter in model.named_parameters()},
+        "modes": {name: module.training for name, module in model.named_modules()},
+        "attributes": set(vars(model)),
+        "config": model.config.to_dict(),  # type: ignore[operator,union-attr]
+    }
+
+
+def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert first["tensors"].keys() == second["tensors"].keys()
+    for name, tensor in first["tensors"].items():
+        assert torch.equal(tensor, second["tensors"][name]), name
+    for key in ("modules", "identities", "flags", "modes", "attributes", "config"):
+        assert first[key] == second[key], key
+
+
+def perturb(model: nn.Module) -> None:
+    """Change every trainable parameter, as training would."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+
+
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+def test_the_base_is_bit_identical_after_training_and_detaching(family: str, tmp_path: Path) -> None:
+    kind = kind_of(family)
+    task_model = tiny_task_model(family, tmp_path, kind)
+    before = snapshot(task_model.model)
+    with attached(task_model.model, make_plan(task_model, kind, uneven_ranks(task_model)), seed=0) as adapted:
+        adapted.train()
+        perturb(adapted)
+    assert_same(before, snapshot(task_model.model))
+
+
+def test_an_error_inside_leaves_the_base_as_it_was(tmp_path: Path) -> None:
+    task_model = tiny_task_model("bert", tmp_path, TaskKind.CLASSIFICATION)
+    before = snapshot(task_model.model)
+    plan = make_plan(task_model, TaskKind.CLASSIFICATION, 2)
+
+    def stop_in_the_middle() -> None:
+        with attached(task_model.model, plan, seed=0) as adapted:
+            perturb(adapted)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_in_the_middle()
+    assert_same(before, snapshot(task_model.model))
+
+
+def test_a_plan_of_nothing_trains_the_head_alone(tmp_path: Path) -> None:
+    task_model = tiny_task_model("bert", tmp_path, TaskKind.CLASSIFICATION)
+    before = snapshot(task_model.model)
+    plan = make_plan(task_model, TaskKind.CLASSIFICATION, {})
+    with attached(task_model.model, plan, seed=0) as adapted:
+        assert sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad) == plan.head_params
+        perturb(adapted)
+    assert_same(before, snapshot(task_model.model))
+
+
+def test_adapters_start_at_the_base_model_and_change_it_once_trained(tmp_path: Path) -> None:
+    task_model = tiny_task_model("gpt2", tmp_path, TaskKind.CAUSAL_LM)
+    tokens = torch.arange(12).reshape(2, 6) + 5
+    with torch.no_grad():
+        base = task_model.model(input_ids=tokens).logits
+        with attached(task_model.model, make_plan(task_model, TaskKind.CAUSAL_LM, 2), seed=0) as adapted:
+            assert torch.equal(adapted(input_ids=tokens).logits, base)
+            perturb(adapted)
+            assert not torch.allclose(adapted(input_ids=tokens).logits, base)
+
+
+def downs(adapted: nn.Module) -> dict[str, Tensor]:
+    return {
+        path: module.lora_A["default"].weight.detach().clone()
+        for path, module in adapted.named_modules()
+        if isinstance(module, LoraLayer)
+    }
+
+
+def test_plans_that_share_a_layer_share_its_start(tmp_path: Path) -> None:
+    task_model = tiny_task_model("bert", tmp_path, TaskKind.CLASSIFICATION)
+    with attached(task_model.model, make_plan(task_model, TaskKind.CLASSIFICATION, 2), seed=3) as adapted:
+        small = downs(adapted)
+    uneven = make_plan(task_model, TaskKind.CLASSIFICATION, uneven_ranks(task_model))
+    with attached(task_model.model, uneven, seed=3) as adapted:
+        large = downs(adapted)
+    shared = [path for path in large if large[path].shape[0] >= 2]
+    assert shared
+    assert all(torch.equal(large[path][:2], small[path]) for path in shared)
+    with attached(task_model.model, uneven, seed=4) as adapted:
+        assert not torch.equal(downs(adapted)[shared[0]], large[shared[0]])
+    assert all(tensor.abs().max() <= tensor.shape[1] ** -0.5 for tensor in large.values())

@@ -1,0 +1,46 @@
+"""bf16 is used where it is asked for or fast, and threads are given back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from layerlens.adapting import precision
+from layerlens.adapting.precision import autocast, has_fast_bf16, threads, uses_bf16
+from layerlens.config import Precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "is_fast"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False), ({}, False)],
+)
+def test_a_processor_is_fast_with_its_bf16_instructions(
+    capabilities: dict[str, bool], is_fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert has_fast_bf16(CPU) is is_fast
+    assert uses_bf16(Precision.AUTO, CPU) is is_fast
+
+
+def test_what_is_asked_for_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_fast in (True, False):
+        monkeypatch.setattr(precision, "has_fast_bf16", lambda device, is_fast=is_fast: is_fast)
+        assert uses_bf16(Precision.BF16, CPU)
+        assert not uses_bf16(Precision.FP32, CPU)
+
+
+@pytest.mark.parametrize(("wanted", "dtype"), [(Precision.BF16, torch.bfloat16), (Precision.FP32, torch.float32)])
+def test_autocast_changes_the_arithmetic_of_the_forward_pass(wanted: Precision, dtype: torch.dtype) -> None:
+    with autocast(wanted, CPU):
+        assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype is dtype
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    with threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+    with threads(None):
+        assert torch.get_num_threads() == before

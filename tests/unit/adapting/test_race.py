@@ -1,0 +1,275 @@
+"""Real races of tiny models: the better plan wins, nothing leaks, a killed race ends with the same bytes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from layerlens.adapting.race import race
+from layerlens.adapting.race_state import RaceState
+from layerlens.artifacts.plan import Plan
+from layerlens.artifacts.store import read_json
+from layerlens.config import Precision, RaceConfig
+from layerlens.data.dataset import LoadedData
+from layerlens.data.partition import Partition, partition
+from layerlens.errors import ConfigError, DataError, ManifestError, NotFiniteError
+from layerlens.models.load import TaskModel
+from layerlens.models.roles import describe_layers
+from layerlens.words import Method, Role, Site, TaskKind
+from tests.unit.adapting.plans import made_data, make_plan, tiny_task_model
+
+KIND = TaskKind.CLASSIFICATION
+QUICK = RaceConfig(
+    learning_rate=1e-2,
+    share=1.0,
+    min_steps=3,
+    tuning_steps=3,
+    precision=Precision.FP32,
+    held_out_samples=16,
+    batch_size=8,
+    fit_head=False,
+)
+
+
+class Watcher:
+    """Takes notes, and may stop everything after some steps of progress."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.notes: list[str] = []
+        self.left = stop_after
+
+    def track(self, items: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
+        for item in items:
+            if self.left is not None:
+                if self.left == 0:
+                    raise KeyboardInterrupt
+                self.left -= 1
+            yield item
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def task_model(tmp_path: Path) -> TaskModel:
+    """One block whose attention output is cut off, so that its query and key can do nothing."""
+    made = tiny_task_model(
+        "bert", tmp_path / "model", KIND, num_hidden_layers=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    with torch.no_grad():
+        made.model.get_submodule("bert.encoder.layer.0.attention.output.dense").weight.zero_()
+    return made
+
+
+@pytest.fixture
+def data(task_model: TaskModel) -> LoadedData:
+    return made_data(task_model, KIND, 300)
+
+
+@pytest.fixture
+def part() -> Partition:
+    return partition(300, None, seed=0, has_eval_data=False)
+
+
+@pytest.fixture
+def candidates(task_model: TaskModel) -> dict[str, Plan]:
+    layers = describe_layers(task_model.model).layers
+    useless = {spec.layer: 2 for spec in layers if spec.role in (Role.ATTENTION_QUERY, Role.ATTENTION_KEY)}
+    ranks: dict[str, Any] = {
+        "uniform": useless,
+        "all": 2,
+        "mlp": {spec.layer: 2 for spec in layers if spec.role.is_mlp},
+        "low": 1,
+    }
+    return {name: make_plan(task_model, KIND, found, name=name) for name, found in ranks.items()}
+
+
+def pair(candidates: dict[str, Plan], *names: str) -> dict[str, Plan]:
+    return {name: candidates[name] for name in names}
+
+
+def test_a_plan_on_useless_layers_loses_even_as_uniform(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan]
+) -> None:
+    config = QUICK.model_copy(update={"min_steps": 50, "tuning_steps": 60, "held_out_samples": 40, "batch_size": 16})
+    before = {name: tensor.clone() for name, tensor in task_model.model.state_dict().items()}
+    # A label that no class has: a race that looked at the final evaluation's samples would fail.
+    poisoned = [{**example, "labels": 99} if number in part.test else example for number, example in enumerate(data.examples)]
+    raced = race(
+        candidates["uniform"],
+        pair(candidates, "uniform", "all"),
+        task_model,
+        replace(data, examples=poisoned),
+        part,
+        config,
+        state_path=None,
+    )
+    evidence = raced.race
+    assert evidence is not None
+    assert (evidence.winner, raced.chosen.name, raced.ranks) == ("all", "all", candidates["all"].ranks)
+    assert evidence.margin is not None
+    assert evidence.interval is not None
+    assert 0 < evidence.interval[0] < evidence.margin < evidence.interval[1]
+    assert not evidence.is_blind
+    assert evidence.share_of_tuning == pytest.approx(2 * 2 * 50 / 60)
+    assert [(entry.name, entry.steps, entry.seeds) for entry in evidence.candidates] == [
+        ("all", 50, [0, 1]),
+        ("uniform", 50, [0, 1]),
+    ]
+    assert evidence.candidates[1].held_out_loss - evidence.candidates[0].held_out_loss == pytest.approx(evidence.margin)
+    for name, tensor in task_model.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_a_killed_race_ends_with_the_same_bytes(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan], tmp_path: Path
+) -> None:
+    config = QUICK.model_copy(update={"min_steps": 4, "tuning_steps": 200, "share": 0.2, "fit_head": True})
+    whole = race(candidates["all"], candidates, task_model, data, part, config, state_path=None)
+    state = tmp_path / "state.json"
+    for stop_after in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            race(candidates["all"], candidates, task_model, data, part, config, state_path=state, progress=Watcher(stop_after))
+    stopped_with = read_json(state, RaceState)
+    assert [(run.candidate, run.steps) for run in stopped_with.runs] == [("uniform", 3), ("low", 3), ("mlp", 3)]
+    watcher = Watcher()
+    resumed = race(candidates["all"], candidates, task_model, data, part, config, state_path=state, progress=watcher)
+    assert resumed.model_dump_json() == whole.model_dump_json()
+    assert any("3 runs of this race are read" in note for note in watcher.notes)
+    assert read_json(state, RaceState).runs[:3] == stopped_with.runs
+
+
+def test_a_head_that_was_fitted_before_in_this_process_changes_nothing(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan]
+) -> None:
+    config = QUICK.model_copy(update={"fit_head": True})
+    runners = pair(candidates, "uniform", "all")
+    other = replace(task_model, model=copy.deepcopy(task_model.model))
+    found = []
+    for one in (task_model, task_model, other):
+        found.append(race(candidates["all"], runners, one, data, part, config, state_path=None).model_dump_json())
+        with torch.no_grad():
+            for touched in (task_model, other):
+                touched.model.get_submodule("classifier").weight.add_(1.0)
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_state_of_another_race_is_put_aside(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan], tmp_path: Path
+) -> None:
+    state, runners = tmp_path / "state.json", pair(candidates, "uniform", "all")
+    race(candidates["all"], runners, task_model, data, part, QUICK, state_path=state)
+    first = read_json(state, RaceState)
+    watcher = Watcher()
+    other = QUICK.model_copy(update={"learning_rate": 2e-2})
+    race(candidates["all"], runners, task_model, data, part, other, state_path=state, progress=watcher)
+    assert any("holds another race's runs" in note for note in watcher.notes)
+    assert read_json(state, RaceState).fingerprint != first.fingerprint
+    state.write_text("{ half a")
+    race(candidates["all"], runners, task_model, data, part, QUICK, state_path=state)
+    assert read_json(state, RaceState).runs == first.runs
+
+
+def test_a_blind_race_says_so_and_believes_the_prior(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan]
+) -> None:
+    config = QUICK.model_copy(update={"learning_rate": 1e-7})
+    raced = race(candidates["mlp"], candidates, task_model, data, part, config, state_path=None)
+    assert raced.race is not None
+    assert raced.race.is_blind
+    assert raced.race.winner == "low"
+    assert raced.race.verdict.startswith("blind")
+    assert raced.race.share_of_tuning == pytest.approx(4.0)
+    assert raced.race.details["unraced"] == ["mlp", "all"]
+
+
+def test_a_blind_race_runs_on_where_it_may(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan]
+) -> None:
+    config = QUICK.model_copy(update={"may_extend": True, "tuning_steps": 12, "share": 0.1, "learning_rate": 1e-7})
+    runners = pair(candidates, "uniform", "all")
+    raced = race(candidates["all"], runners, task_model, data, part, config, state_path=None)
+    assert raced.race is not None
+    assert [rung["steps"] for rung in raced.race.details["rungs"]] == [3, 6, 12]
+    assert raced.race.share_of_tuning == pytest.approx(2 * 2 * (3 + 6 + 12) / 12)
+    assert [rung["steps"] for rung in raced.race.candidates[0].rungs] == [3, 6, 12]
+
+
+def test_a_race_out_of_time_starts_no_new_run(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan]
+) -> None:
+    config = QUICK.model_copy(update={"max_seconds": 1e-6})
+    watcher = Watcher()
+    raced = race(candidates["all"], candidates, task_model, data, part, config, state_path=None, progress=watcher)
+    assert raced.race is not None
+    assert raced.race.details["is_out_of_time"]
+    assert (raced.race.winner, raced.race.is_blind, raced.race.share_of_tuning) == ("low", True, 0.0)
+    assert any("stops at its limit" in note for note in watcher.notes)
+
+
+def test_a_candidate_that_diverges_leaves_the_race(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan]
+) -> None:
+    exploding = candidates["all"].model_copy(update={"alpha_over_rank": 1e39})
+    watcher = Watcher()
+    runners = {"uniform": candidates["uniform"], "exploding": exploding}
+    raced = race(candidates["all"], runners, task_model, data, part, QUICK, state_path=None, progress=watcher)
+    assert raced.race is not None
+    assert raced.race.details["diverged"] == ["exploding"]
+    assert [entry.name for entry in raced.race.candidates] == ["uniform"]
+    assert any("exploding diverged" in note for note in watcher.notes)
+    with pytest.raises(NotFiniteError, match="every candidate diverged"):
+        race(exploding, {"one": exploding, "two": exploding}, task_model, data, part, QUICK, state_path=None)
+
+
+def test_a_lone_candidate_is_chosen_without_a_step(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan]
+) -> None:
+    raced = race(candidates["all"], pair(candidates, "all"), task_model, data, part, QUICK, state_path=None)
+    assert raced.race is not None
+    assert (raced.race.winner, raced.race.candidates, raced.race.share_of_tuning) == ("all", [], 0.0)
+
+
+def test_candidates_with_methods_that_are_not_applied_yet_are_left_out_and_named(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan]
+) -> None:
+    site = candidates["all"].layers[3].model_copy(update={"site": Site.SUBLAYER, "method": Method.ADAPTER, "size": 4})
+    mixed = candidates["all"].model_copy(update={"layers": [*candidates["all"].layers, site]})
+    runners = {"mixed": mixed, **pair(candidates, "uniform", "all")}
+    raced = race(mixed, runners, task_model, data, part, QUICK, state_path=None)
+    assert raced.race is not None
+    assert raced.race.details["skipped"] == ["mixed"]
+    with pytest.raises(ConfigError, match="planned but not applied yet"):
+        race(mixed, {"mixed": mixed}, task_model, data, part, QUICK, state_path=None)
+
+
+def test_faults_of_the_input_are_told(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan], tmp_path: Path
+) -> None:
+    plan = candidates["all"]
+    only = QUICK.model_copy(update={"only": ["nobody"]})
+    with pytest.raises(ConfigError, match="no candidate named nobody"):
+        race(plan, candidates, task_model, data, part, only, state_path=None)
+    with pytest.raises(DataError, match="at least 8 held-out"):
+        race(plan, candidates, task_model, data, replace(part, race=part.race[:3]), QUICK, state_path=None)
+    other = tiny_task_model("bert", tmp_path / "other", KIND, seed=5)
+    with pytest.raises(ManifestError, match="a plan of another model"):
+        race(plan, candidates, other, data, part, QUICK, state_path=None)
+    foreign = make_plan(other, KIND, 1)
+    with pytest.raises(ManifestError, match="candidates of another model"):
+        race(plan, {**candidates, "foreign": foreign}, task_model, data, part, QUICK, state_path=None)
+
+
+def test_only_named_candidates_race_and_uniform_always(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan]
+) -> None:
+    config = QUICK.model_copy(update={"only": ["mlp"]})
+    raced = race(candidates["all"], candidates, task_model, data, part, config, state_path=None)
+    assert raced.race is not None
+    assert {entry.name for entry in raced.race.candidates} == {"uniform", "mlp"}
