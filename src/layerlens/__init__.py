@@ -1,0 +1,50 @@
+"""LayerLens: look at every layer of a pretrained transformer and spend a budget where it counts.
+
+Every command has its twin here under the same name, with the same config: `layerlens.profile`, `plan`, `race`,
+`tune`, `evaluate`, `validate`, `report`, `demo`. Names are imported when they are first used, so that planning
+never imports torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "FisherInformationAnalyzer": "layerlens.profiling.analyzers",
+    "GradientEnergyAnalyzer": "layerlens.profiling.analyzers",
+    "LayerLensError": "layerlens.errors",
+    "LayerSpec": "layerlens.artifacts.layers",
+    "OptimizationConfig": "layerlens.config",
+    "Plan": "layerlens.artifacts.plan",
+    "Profile": "layerlens.artifacts.profile",
+    "ProfilingConfig": "layerlens.config",
+    "ProxyAnalyzer": "layerlens.profiling.analyzers",
+    "RaceConfig": "layerlens.config",
+    "TrainingConfig": "layerlens.config",
+    "TuneConfig": "layerlens.config",
+    "demo": "layerlens.workflow.demo",
+    "evaluate": "layerlens.workflow.evaluate",
+    "load_plan": "layerlens.artifacts.plan",
+    "load_profile": "layerlens.artifacts.profile",
+    "plan": "layerlens.workflow.plan",
+    "profile": "layerlens.workflow.profile",
+    "race": "layerlens.workflow.race",
+    "report": "layerlens.workflow.report",
+    "tune": "layerlens.workflow.tune",
+    "validate": "layerlens.workflow.validate",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'layerlens' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,288 @@
+"""The command line: it translates options into one call of `layerlens.workflow`, and nothing else.
+
+Every option is a field of a config in `layerlens.config`, so that the command line, a YAML file
+(`--config`) and Python take the same names. Only the parser of the command that was typed is built, and torch
+is imported by the command that needs it, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
+
+from layerlens import __version__
+from layerlens.config import OptimizationConfig, ProfilingConfig, RaceConfig, TrainingConfig, TuneConfig
+from layerlens.errors import ConfigError, LayerLensError
+from layerlens.words import Frozen
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+EXIT_DONE, EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Option:
+    """An argument of a command that is no config field: a path, a name, a switch."""
+
+    name: str
+    help: str
+    default: str | None = None
+    is_required: bool = False
+    is_switch: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: `layerlens.workflow.NAME.NAME` does it, `layerlens.tables.show_NAME` prints what came out."""
+
+    help: str
+    config: type[Frozen] | None = None
+    options: tuple[Option, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
+
+
+_DATA = Option("--data", "stdlib-docs, a file, a folder of images or a hub data set", is_required=True)
+_DRY_RUN = Option("--dry-run", "print exact costs and touch nothing", is_switch=True)
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "the whole job on a real model and real text, in about five minutes",
+        options=(Option("--out", "folder of the run", default="runs/demo"),),
+    ),
+    "profile": Command(
+        "measure every layer of a model on your data",
+        ProfilingConfig,
+        (
+            Option("model", "a folder or a hub id", is_required=True),
+            _DATA,
+            Option("--out", "folder for the profile", is_required=True),
+            _DRY_RUN,
+        ),
+    ),
+    "plan": Command(
+        "choose method and size per layer under budgets, exactly",
+        OptimizationConfig,
+        (
+            Option("profile", "folder of a profile", is_required=True),
+            Option("--out", "the plan to write", default="plan.json"),
+            _DRY_RUN,
+        ),
+        aliases=(("--methods", "--candidate-methods"),),
+    ),
+    "race": Command(
+        "let the candidates run briefly, and choose by measurement",
+        RaceConfig,
+        (Option("plan", "a plan.json; rewritten with the winner", is_required=True), _DATA, _DRY_RUN),
+    ),
+    "tune": Command(
+        "fine-tune by the plan and measure what came out",
+        TuneConfig,
+        (
+            Option("plan", "a plan.json", is_required=True),
+            _DATA,
+            Option("--out", "folder for the adapter and its evaluation", is_required=True),
+            Option("--no-race", "train the plan as it is, raced or not", is_switch=True),
+            _DRY_RUN,
+        ),
+        aliases=(("--lr", "--learning-rate"),),
+    ),
+    "evaluate": Command(
+        "score a fine-tuned model or adapter on data",
+        TrainingConfig,
+        (
+            Option("model", "folder of an adapter that LayerLens wrote, or of a fine-tuned model", is_required=True),
+            _DATA,
+            Option("--against", "a second adapter or model, scored on the same samples"),
+            Option("--out", "the evaluation to write", default="evaluation.json"),
+        ),
+    ),
+    "validate": Command(
+        "check a plan: sums, budgets, ranges, correlations",
+        options=(
+            Option("plan", "a plan.json", is_required=True),
+            Option("--out", "where to write the checks; validation.json beside the plan if not given"),
+        ),
+    ),
+    "report": Command(
+        "one self-contained page about a run",
+        options=(
+            Option("folder", "folder of a run", is_required=True),
+            Option("--out", "the page to write; report.html in the folder if not given"),
+        ),
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: What follows `layerlens`; the process's own arguments if not given.
+
+    Returns:
+        0 done, 1 a check failed, 2 bad input (one line on stderr), 130 interrupted.
+    """
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    is_debug = "--debug" in typed
+    typed = [argument for argument in typed if argument != "--debug"]
+    if not typed or typed[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return EXIT_DONE
+    if typed[0] == "--version":
+        print(f"layerlens {__version__}")
+        return EXIT_DONE
+    _quieten(is_debug=is_debug)
+    try:
+        return _run(typed[0], typed[1:])
+    except KeyboardInterrupt:
+        print("layerlens: interrupted; type the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except LayerLensError as error:
+        if is_debug:
+            raise
+        print(f"layerlens: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def _run(name: str, typed: Sequence[str]) -> int:
+    if name not in COMMANDS:
+        raise ConfigError(f"unknown command {name!r}; there are {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+    if any(argument in ("-h", "--help") for argument in typed):
+        _parser(name, command).print_help()
+        return EXIT_DONE
+    values = _parse(_parser(name, command), typed)
+    call: dict[str, Any] = {_key(option): values.pop(_key(option)) for option in command.options}
+    if missing := [option.name for option in command.options if option.is_required and call[_key(option)] is None]:
+        raise ConfigError(f"{name}: missing {', '.join(missing)}; see `layerlens {name} --help`")
+    if command.config is not None:
+        call["config"] = _config(command.config, {key: value for key, value in values.items() if value is not None})
+    from layerlens.terminal import TerminalProgress
+
+    call["command"] = shlex.join(["layerlens", name, *typed])
+    run: Callable[..., Any] = getattr(import_module(f"layerlens.workflow.{name}"), name)
+    show: Callable[[Any], bool] = getattr(import_module("layerlens.tables"), f"show_{name}")
+    with TerminalProgress() as progress:
+        result = run(**call, progress=progress)
+    return EXIT_DONE if show(result) else EXIT_CHECK_FAILED
+
+
+def _config(model: type[Frozen], given: dict[str, Any]) -> Frozen:
+    """Build a config from what was typed; every fault names its flag."""
+    from layerlens.artifacts.store import faults_of
+
+    try:
+        return model(**given)
+    except ValidationError as error:
+        faults = [fault.removeprefix("(root): ").replace("value error, ", "") for fault in faults_of(error)]
+        flags = {field: f"--{field.replace('_', '-')}" for field in model.model_fields}
+        named = []
+        for fault in faults:
+            where, colon, rest = fault.partition(": ")
+            named.append(f"{flags.get(where.partition('.')[0], where)}{colon}{rest}")
+        raise ConfigError.of(named) from error
+
+
+def _parser(name: str, command: Command) -> ArgumentParser:
+    from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
+
+    class Formatter(DefaultHelpFormatter):
+        def _get_help_string(self, action: Any) -> str:
+            return str(action.help)  # the descriptions name the defaults themselves
+
+    positional = " ".join(_key(option).upper() for option in command.options if not option.name.startswith("--"))
+    parser = ArgumentParser(
+        prog=f"layerlens {name}",
+        usage=" ".join(f"layerlens {name} {positional} [options]".split()),
+        description=command.help,
+        exit_on_error=False,
+        default_env=False,
+        formatter_class=Formatter,
+        print_config=None,
+    )
+    for option in command.options:
+        if option.is_switch:
+            parser.add_argument(option.name, action="store_true", help=option.help)
+        elif option.name.startswith("--"):
+            parser.add_argument(option.name, default=option.default, help=option.help, metavar=_key(option).upper())
+        else:
+            parser.add_argument(option.name, nargs="?", help=option.help, metavar=_key(option).upper())
+    if command.config is None:
+        return parser
+    spellings: dict[str, list[str]] = {}
+    for alias, flag in command.aliases:
+        spellings.setdefault(flag, []).append(alias)
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
+    for field, info in command.config.model_fields.items():
+        default = info.default if info.default is not PydanticUndefined else info.get_default(call_default_factory=True)
+        shown = "" if default is None or default == [] or default == {} else f" (default: {_shown(default)})"
+        flag = f"--{field.replace('_', '-')}"
+        metavar = "{true,false}" if info.annotation is bool else field.upper()
+        # The config checks and converts every value, so that one place says what is wrong with it.
+        parser.add_argument(
+            flag, *spellings.get(flag, []), type=_as_given, default=None, metavar=metavar, help=f"{info.description}{shown}"
+        )
+    return parser
+
+
+def _parse(parser: ArgumentParser, typed: Sequence[str]) -> dict[str, Any]:
+    from jsonargparse import ArgumentError
+
+    try:
+        parsed: Namespace = parser.parse_args(list(typed))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ConfigError(f"{' '.join(str(error).split())}; see `{parser.prog} --help`") from error
+    values = {key.replace("-", "_"): value for key, value in vars(parsed).items() if key != "config"}
+    return {key: value for key, value in values.items() if not key.startswith("__")}
+
+
+def _as_given(value: Any) -> Any:
+    return value
+
+
+def _key(option: Option) -> str:
+    return option.name.removeprefix("--").replace("-", "_")
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, dict):
+        return ",".join(f"{key}={value}" for key, value in default.items())
+    return ",".join(str(part) for part in default) if isinstance(default, list) else str(default)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: layerlens COMMAND ...",
+            "",
+            "Looks at every layer of a pretrained transformer and spends a fine-tuning budget where it counts.",
+            "",
+            *lines,
+            "",
+            "`layerlens COMMAND --help` lists a command's options; --debug shows tracebacks and every layer's numbers;",
+            "--version prints the version. Exit code 0 done, 1 a check failed, 2 bad input.",
+        ]
+    )
+
+
+def _quieten(*, is_debug: bool) -> None:
+    """Other libraries' bars and banners would bury the one line that matters; with --debug they may speak."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("layerlens").setLevel(logging.DEBUG if is_debug else logging.INFO)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not is_debug:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

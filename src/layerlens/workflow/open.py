@@ -1,0 +1,70 @@
+"""Opening what several commands start from: a model with its data, and a plan with the model it was made for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from layerlens.artifacts.layers import ModelLayout
+from layerlens.artifacts.plan import Plan
+from layerlens.artifacts.profile import TaskInfo
+from layerlens.config import DataConfig
+from layerlens.data.dataset import LoadedData, load_dataset
+from layerlens.data.partition import Partition, partition
+from layerlens.errors import ManifestError
+from layerlens.models.checkpoint import Checkpoint, open_checkpoint
+from layerlens.models.load import TaskModel, load_processor, load_task_model
+from layerlens.models.roles import describe_layers
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A task model in memory with the data it is looked at or trained on."""
+
+    checkpoint: Checkpoint
+    task_model: TaskModel
+    layout: ModelLayout
+    data: LoadedData
+    part: Partition
+
+
+def open_data(checkpoint: Checkpoint, data: str, config: DataConfig, task: TaskInfo | None = None) -> LoadedData:
+    """Read `data` for a model, with the labels of `task` where one is given."""
+    return load_dataset(
+        data,
+        config,
+        checkpoint_config=checkpoint.config,
+        processor_for=lambda kind: load_processor(checkpoint, kind),
+        task=task,
+    )
+
+
+def open_model(model: str, data: str, config: DataConfig, *, has_eval_data: bool = False) -> Opened:
+    """Open a model and its data, and build the task model for what the data asks."""
+    checkpoint = open_checkpoint(model)
+    loaded = open_data(checkpoint, data, config)
+    return _opened(checkpoint, loaded, loaded.task.info, config.seed, config.seed, has_eval_data=has_eval_data)
+
+
+def open_plan_model(plan: Plan, data: str, config: DataConfig, *, has_eval_data: bool = False) -> Opened:
+    """Open the very model that a plan was made for, with data of the plan's task.
+
+    Raises:
+        ManifestError: the model in that place is another one now.
+    """
+    checkpoint = open_checkpoint(plan.model.id)
+    if (found := checkpoint.hash()) != plan.model.hash:
+        raise ManifestError(
+            f"the plan was made for {plan.model.id} with hash {plan.model.hash[:12]}, but that model now has {found[:12]}; "
+            "profile and plan again"
+        )
+    loaded = open_data(checkpoint, data, config, plan.task)
+    # Samples are shared out by the profile's seed, so that what it calibrated on never decides a race or an evaluation.
+    return _opened(checkpoint, loaded, plan.task, config.seed, plan.metadata.seed, has_eval_data=has_eval_data)
+
+
+def _opened(
+    checkpoint: Checkpoint, loaded: LoadedData, task: TaskInfo, seed: int, partition_seed: int, *, has_eval_data: bool
+) -> Opened:
+    part = partition(len(loaded.examples), loaded.splits, seed=partition_seed, has_eval_data=has_eval_data)
+    task_model = load_task_model(checkpoint, task, seed=seed)
+    return Opened(checkpoint, task_model, describe_layers(task_model.model), loaded, part)

@@ -1,0 +1,61 @@
+"""`layerlens race`: the candidates of a plan run briefly; the plan is rewritten with the winner and the evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from layerlens.adapting.race import race as run_race
+from layerlens.artifacts.plan import Plan, load_candidates, load_plan, save_plan
+from layerlens.config import RaceConfig
+from layerlens.progress import SILENT, Progress
+from layerlens.workflow.open import Opened, open_plan_model
+
+
+@dataclass(frozen=True)
+class RaceResult:
+    """The raced plan; in a dry run the plan as it was, and the names of the runners."""
+
+    path: Path
+    plan: Plan
+    runners: list[str]
+
+
+def race(
+    plan: str | Path,
+    data: str,
+    config: RaceConfig | None = None,
+    *,
+    dry_run: bool = False,
+    command: str = "layerlens.race",
+    progress: Progress = SILENT,
+    opened: Opened | None = None,
+) -> RaceResult:
+    """Let the candidates beside a plan race on data, and rewrite the plan with the winner and the evidence.
+
+    Args:
+        plan: The plan; its candidates lie beside it.
+        data: Training data of the plan's task.
+        config: How to race.
+        dry_run: Say who would run, and touch nothing.
+        command: The invocation; the plan keeps the one that made it.
+        progress: Who watches.
+        opened: Model and data, where the caller has them in memory already.
+
+    Returns:
+        The raced plan.
+
+    Raises:
+        LayerLensError: the plan, its candidates, the model or the data do not fit each other.
+    """
+    config = config or RaceConfig()
+    path = Path(plan)
+    loaded, candidates = load_plan(path), load_candidates(path)
+    if dry_run:
+        return RaceResult(path, loaded, list(candidates))
+    opened = opened or open_plan_model(loaded, data, config, has_eval_data=config.eval_data is not None)
+    state = path.with_suffix(".race.json")
+    raced = run_race(loaded, candidates, opened.task_model, opened.data, opened.part, config, state_path=state, progress=progress)
+    save_plan(path, raced)
+    state.unlink(missing_ok=True)
+    return RaceResult(path, raced, list(candidates))

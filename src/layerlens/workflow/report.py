@@ -1,0 +1,36 @@
+"""`layerlens report`: one page about everything that a run left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from layerlens.artifacts.store import write_bytes
+from layerlens.config import output_path
+from layerlens.progress import SILENT, Progress
+from layerlens.reporting.run import build_report
+
+
+def report(
+    folder: str | Path,
+    out: str | Path | None = None,
+    *,
+    command: str = "layerlens.report",
+    progress: Progress = SILENT,
+) -> Path:
+    """Write the page of a run folder.
+
+    Args:
+        folder: Folder with any of profile/, plan.json, evaluation.json, validation.json.
+        out: The page; `report.html` in the folder if not given.
+        command: The invocation.
+        progress: Who watches.
+
+    Returns:
+        Where the page lies.
+
+    Raises:
+        ManifestError: nothing to report is there, or a file is damaged.
+    """
+    path = output_path(out) if out else Path(folder) / "report.html"
+    write_bytes(path, build_report(Path(folder)).encode())
+    return path

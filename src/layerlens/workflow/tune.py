@@ -1,0 +1,159 @@
+"""`layerlens tune`: a plan becomes a fine-tuned adapter, measured beside the arms it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from layerlens.adapting.arms import ArmName, run_arm
+from layerlens.adapting.order import num_tuning_steps
+from layerlens.adapting.tune import ADAPTER_FOLDER
+from layerlens.adapting.tune import tune as run_tune
+from layerlens.artifacts.evaluation import Arm, Evaluation
+from layerlens.artifacts.plan import Plan, load_candidates, load_plan, save_plan
+from layerlens.artifacts.store import write_json
+from layerlens.artifacts.versions import installed_versions
+from layerlens.config import RaceConfig, TrainingConfig, TuneConfig, output_path
+from layerlens.data.dataset import LoadedData
+from layerlens.errors import ConfigError, DataError
+from layerlens.evaluation.run import make_evaluation
+from layerlens.progress import SILENT, Progress
+from layerlens.workflow.machine import machine_kind
+from layerlens.workflow.open import Opened, open_data, open_plan_model
+from layerlens.workflow.race import race
+
+EVALUATION_FILE = "evaluation.json"
+PACKAGES = ("torch", "transformers", "peft")
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """The adapter and what it measured; after a dry run the facts alone."""
+
+    adapter: Path
+    evaluation: Evaluation | None
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def tune(
+    plan: str | Path,
+    data: str,
+    out: str | Path,
+    config: TuneConfig | None = None,
+    *,
+    no_race: bool = False,
+    dry_run: bool = False,
+    race_config: RaceConfig | None = None,
+    command: str = "layerlens.tune",
+    progress: Progress = SILENT,
+) -> TuneResult:
+    """Race the plan unless it has raced, train it, and measure it beside the arms that `config.compare` names.
+
+    Args:
+        plan: A plan; rewritten when it races here.
+        data: Training data of the plan's task.
+        out: Folder for `adapter/`, `evaluation.json` and, in `arms/`, the other arms. A stopped run goes on there.
+        config: How to train, and what to compare with.
+        no_race: Train the plan as it is.
+        dry_run: Say what would be trained, and touch nothing.
+        race_config: How to race; the training options of `config` if not given.
+        command: The invocation, kept in the evaluation.
+        progress: Who watches.
+
+    Returns:
+        Where the adapter lies, and every arm's measured scores.
+
+    Raises:
+        LayerLensError: the plan, the model, the data or an option is not what it should be.
+    """
+    config = config or TuneConfig()
+    path, folder = Path(plan), output_path(out)
+    loaded = load_plan(path)
+    _check_arms(config.compare, path)
+    opened = open_plan_model(loaded, data, config, has_eval_data=config.eval_data is not None)
+    evaluated = _evaluation_samples(opened, config)
+    if dry_run:
+        return TuneResult(folder / ADAPTER_FOLDER, None, facts=_facts(loaded, opened, evaluated, config))
+    if loaded.race is None and not no_race:
+        loaded = race(path, data, race_config or _race_config(config), progress=progress, opened=opened).plan
+    arms = _run_arms(loaded, path, opened, evaluated, config, folder, progress)
+    if (folder / "plan.json").resolve() != path.resolve():
+        save_plan(folder / "plan.json", loaded)
+    evaluation = make_evaluation(
+        arms,
+        evaluated[0],
+        model=loaded.model.id,
+        eval_samples=min(len(evaluated[1]), config.max_eval_samples or len(evaluated[1])),
+        command=command,
+        versions=installed_versions(*PACKAGES),
+        machine=machine_kind(),
+    )
+    write_json(folder / EVALUATION_FILE, evaluation)
+    return TuneResult(folder / ADAPTER_FOLDER, evaluation)
+
+
+def _run_arms(
+    plan: Plan,
+    path: Path,
+    opened: Opened,
+    evaluated: tuple[LoadedData, Sequence[int]],
+    config: TuneConfig,
+    folder: Path,
+    progress: Progress,
+) -> list[Arm]:
+    """Train the plan and every arm beside it from each seed; what an earlier run finished is read."""
+    seeds = config.seeds or [config.seed]
+    candidates = load_candidates(path) if config.compare else {}
+    arms = []
+    for number, seed in enumerate(seeds):
+        for name in dict.fromkeys([ArmName.LAYERLENS.value, *config.compare]):
+            is_main = name == ArmName.LAYERLENS and number == 0
+            rate = config.learning_rates.get(name, config.learning_rate)
+            settings = config.model_copy(
+                update={"seed": seed, "learning_rate": rate, "seeds": None, "compare": [], "learning_rates": {}}
+            )
+            place = folder if is_main else folder / "arms" / f"{name}-seed{seed}"
+            parts = (opened.task_model, opened.data, opened.part, evaluated, settings)
+            if name in list(ArmName):
+                arms.append(run_arm(name, plan, candidates, *parts, out=place, progress=progress))
+            else:
+                arms.append(run_tune(candidates[name], *parts, out=place, name=name, progress=progress))
+    return arms
+
+
+def _check_arms(names: Sequence[str], path: Path) -> None:
+    unknown = [name for name in names if name not in list(ArmName)]
+    if unknown:
+        candidates = load_candidates(path)
+        if foreign := [name for name in unknown if name not in candidates]:
+            known = ", ".join([*ArmName, *candidates])
+            raise ConfigError(f"--compare: unknown arm {', '.join(foreign)}; there are {known}")
+
+
+def _evaluation_samples(opened: Opened, config: TrainingConfig) -> tuple[LoadedData, Sequence[int]]:
+    """The samples of the final evaluation: all of `eval_data`, else the test part that nothing else touches."""
+    if config.eval_data is None:
+        return opened.data, opened.part.test
+    data = open_data(opened.checkpoint, config.eval_data, config, opened.data.task.info)
+    if not len(data.examples):
+        raise DataError(f"{config.eval_data} holds no samples to evaluate on; give another --eval-data")
+    return data, range(len(data.examples))
+
+
+def _race_config(config: TuneConfig) -> RaceConfig:
+    shared = {name: getattr(config, name) for name in TrainingConfig.model_fields}
+    return RaceConfig(**shared, epochs=config.epochs, tuning_steps=config.max_steps)
+
+
+def _facts(plan: Plan, opened: Opened, evaluated: tuple[LoadedData, Sequence[int]], config: TuneConfig) -> dict[str, str]:
+    samples = min(len(opened.part.train), config.max_train_samples or len(opened.part.train))
+    steps = num_tuning_steps(samples, batch_size=config.batch_size, epochs=config.epochs, max_steps=config.max_steps)
+    runs = len(config.seeds or [config.seed])
+    return {
+        "model": f"{plan.model.id} ({plan.model.architecture})",
+        "plan": f"{plan.chosen.name}: {plan.params:,} parameters in {len(plan.adapted)} layers, head {plan.head_params:,}",
+        "train": f"{steps} steps of {config.batch_size} on {samples} samples, {runs} × {1 + len(config.compare)} runs",
+        "evaluate": f"{len(evaluated[1])} samples of {evaluated[0].id}",
+        "race": "already in the plan" if plan.race else "would run first (unless --no-race)",
+    }
