@@ -4,8 +4,9 @@
 
 80 blocks × 7 layers × 33 options (none and 32 ranks), trainable parameters and training memory at once. The second is
 not proportional to the first (it has a price per rank of its own and a lump per adapted layer), and both limits
-bind: each, alone, allows more value. One process on one core, the same instance for both solvers; medians over repeats. Seconds are those that the core
-was busy for, so that a loaded machine measures the same; the wall time stands in the JSON.
+bind: each, alone, allows more value. One process on one core, the same instance for both solvers; medians over repeats.
+Seconds are those that the core
+was busy for, so that a loaded machine measures nearly the same; the wall time stands in the JSON.
 """
 
 from __future__ import annotations
