@@ -1,9 +1,9 @@
-"""Tune the learning rate of every arm, on validation samples that no final evaluation sees.
+"""Tune the learning rates of full fine-tuning and of LoRA, on validation samples that no final evaluation sees.
 
     python benchmarks/learning_rates.py demo|mrpc [--seeds 0] [--record]
 
-Every arm trains at every rate of its stated grid, from each seed, for the setting's own number of steps, and is
-scored on the race part of the data; test samples are never read. Prints the table and writes
+Full fine-tuning and uniform LoRA train at every rate of their stated grids, from each seed, for the setting's own number
+of steps, and are scored on the race part of the data; test samples are never read. Prints the table and writes
 runs/benchmarks/learning_rates-SETTING.json; --record also writes the best rates, with the sweep's figures, to the file
 that the setting reads them from. Finished runs are kept and not run again.
 """
@@ -17,16 +17,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from settings import SETTINGS, profiled_and_planned
+from settings import SETTINGS, SWEPT, profiled_and_planned
 
 from layerlens.adapting.arms import run_arm
 from layerlens.artifacts.plan import load_candidates, load_plan
 from layerlens.terminal import TerminalProgress
 from layerlens.workflow.machine import machine_kind
 from layerlens.workflow.open import open_plan_model
-
-FULL_RATES = (2e-5, 5e-5, 1e-4)
-ADAPTER_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 
 
 def main() -> None:
@@ -44,8 +41,8 @@ def main() -> None:
         opened = open_plan_model(plan, setting.data, setting.training, has_eval_data=setting.eval_data is not None)
         validation = (opened.data, opened.part.race)
         figures: dict[str, dict[str, list[dict[str, float]]]] = {}
-        for arm in setting.arms:
-            for rate in FULL_RATES if arm == "full" else ADAPTER_RATES:
+        for arm in SWEPT:
+            for rate in setting.full_rates if arm == "full" else setting.adapter_rates:
                 for seed in seeds:
                     config = setting.training.model_copy(
                         update={"learning_rate": rate, "seed": seed, "compare": [], "eval_data": None}

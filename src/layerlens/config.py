@@ -86,7 +86,11 @@ class ProfilingConfig(DataConfig):
     )
     num_samples: int = Field(default=512, gt=1, description="calibration samples")
     batch_size: int = Field(default=16, gt=0, description="samples per batch of the statistics pass")
-    gram_tokens: int = Field(default=4096, gt=0, description="tokens that enter the Grams at most")
+    gram_tokens: int = Field(
+        default=4096,
+        gt=0,
+        description="rows of the Grams at most: tokens, or random sums of a sample's tokens where there are more",
+    )
     fisher_labels: FisherLabels = Field(
         default=FisherLabels.EMPIRICAL, description="labels of the Fisher: of the data, or sampled"
     )

@@ -145,7 +145,9 @@ def _print_plan(plan: Plan) -> None:
     solver = plan.solver
     uniform = "" if solver.uniform_value is None else f", uniform has {solver.uniform_value:.4g}"
     _console.print(
-        f"optimum {solver.value:.4g} nats predicted, bound {solver.bound:.4g}, gap {solver.gap:.1e}{uniform}", markup=False
+        f"optimum: predicted value {solver.value:.4g}, bound {solver.bound:.4g}, gap {solver.gap:.1e}{uniform} "
+        "(it ranks plans; layers' gains do not add up to nats)",
+        markup=False,
     )
     for note in plan.metadata.notes:
         _console.print(f"note: {note}", markup=False)

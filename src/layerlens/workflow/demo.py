@@ -92,9 +92,10 @@ def demo_model() -> Path:
 
 
 def learning_rates() -> dict[str, float]:
-    """The peak learning rate of each arm, as tuned once on the demo's validation samples."""
+    """The peak learning rate of each arm, as tuned once on the demo's validation samples; every LoRA takes uniform's."""
     content = json.loads(files("layerlens.workflow").joinpath("demo_rates.json").read_text(encoding="utf-8"))
-    return {arm: float(entry["learning_rate"]) for arm, entry in content["arms"].items()}
+    swept = {arm: float(entry["learning_rate"]) for arm, entry in content["arms"].items()}
+    return swept | {"layerlens": swept["uniform"]}
 
 
 def profiling_config() -> ProfilingConfig:

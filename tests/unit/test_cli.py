@@ -1,0 +1,60 @@
+"""The command line translates; it decides nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from layerlens import cli
+from layerlens.config import OptimizationConfig
+
+
+@pytest.mark.parametrize("asked", [[], ["--help"], ["-h"], ["help"]])
+def test_without_a_command_every_command_is_listed(asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(asked) == 0
+    printed = capsys.readouterr().out
+    for name in cli.COMMANDS:
+        assert f"  {name}" in printed
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_commands_help_has_every_field_of_its_config_with_its_description(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([name, "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    command = cli.COMMANDS[name]
+    for field, info in command.config.model_fields.items() if command.config else []:
+        assert f"--{field.replace('_', '-')}" in printed
+        assert info.description
+        assert info.description.split(";")[0][:30] in printed
+
+
+def test_every_fault_of_an_option_names_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "p", "--max-flops", "-1", "--min-rank", "zero"]) == 2
+    said = capsys.readouterr().err
+    assert "--max-flops" in said
+    assert "--min-rank" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_an_alias_means_its_option() -> None:
+    command = cli.COMMANDS["plan"]
+    values = cli._parse(cli._parser("plan", command), ["p", "--methods", "lora", "--max-flops", "5"])
+    assert values["candidate_methods"] == "lora"
+    config = cli._config(OptimizationConfig, {key: values[key] for key in ("candidate_methods", "max_flops")})
+    assert isinstance(config, OptimizationConfig)
+    assert [method.value for method in config.candidate_methods] == ["lora"]
+
+
+def test_debug_lets_the_traceback_through() -> None:
+    with pytest.raises(cli.ConfigError):
+        cli.main(["frobnicate", "--debug"])
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    assert cli.main(["plan"]) == 130
+    assert "again" in capsys.readouterr().err
