@@ -2,9 +2,10 @@
 
     python benchmarks/mrpc.py [--seeds 0,1,2]
 
-Learning rates per arm were tuned on validation samples by `benchmarks/learning_rates.py mrpc --record`. Every arm trains the same
-steps on the same batches from the same fitted head; all 1,725 test pairs are scored. LayerLens is profiled, planned and
-raced once, at the first seed. Prints the table and writes runs/benchmarks/mrpc.json. Finished runs are kept.
+Learning rates were tuned on validation samples by `benchmarks/learning_rates.py mrpc --record`; query + value takes uniform's.
+Every arm trains the same steps on the same batches from the same fitted head, and is scored on the same 800 test pairs (per
+seed). LayerLens is profiled, planned and raced once, at the first seed. Prints the table and writes
+runs/benchmarks/mrpc.json. Finished runs are kept.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> None:
         eval_data=MRPC.eval_data,
         learning_rate=rates["layerlens"],
         tuning_steps=training.max_steps,
-        min_steps=40,
+        min_steps=20,
         share=1.0,
     )
     with TerminalProgress() as progress:

@@ -58,19 +58,19 @@ DEMO = Setting(
     ),
     max_trainable_params=demo.MAX_TRAINABLE_PARAMS,
     rates_file=ROOT / "src" / "layerlens" / "workflow" / "demo_rates.json",
-    full_rates=(2e-5, 5e-5, 1e-4),
-    adapter_rates=(5e-4, 1e-3, 2e-3, 4e-3),
+    full_rates=(1e-5, 2e-5, 5e-5, 1e-4),
+    adapter_rates=(2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3),
 )
 
-# Two cores: 120 steps of 16, 0.6 of a pass over the training part; all 1,725 test pairs.
+# What fits two shared cores: 60 steps of 16, a third of a pass over the training part, and 800 of the 1,725 test pairs.
 MRPC = Setting(
     name="mrpc",
     data=str(SHARED / "data" / "mrpc" / "train.tsv"),
     data_name="MRPC train",
     eval_data=str(SHARED / "data" / "mrpc" / "msr_paraphrase_test.txt"),
     arms=("full", "query+value", "uniform", "layerlens"),
-    profiling=ProfilingConfig(max_length=96),
-    training=TuneConfig(max_length=96, batch_size=16, max_steps=120),
+    profiling=ProfilingConfig(max_length=96, num_samples=256, proxy="off"),
+    training=TuneConfig(max_length=96, batch_size=16, max_steps=60, max_eval_samples=800),
     max_trainable_params=50_000,
     rates_file=ROOT / "benchmarks" / "rates-mrpc.json",
     full_rates=(3e-5, 1e-4),

@@ -94,7 +94,7 @@ class ProfilingConfig(DataConfig):
     fisher_labels: FisherLabels = Field(
         default=FisherLabels.EMPIRICAL, description="labels of the Fisher: of the data, or sampled"
     )
-    damping: float = Field(default=0.03, gt=0, description="ridge on each Gram, as a share of its mean eigenvalue")
+    damping: float = Field(default=0.1, gt=0, description="ridge on each Gram, as a share of its mean eigenvalue")
     max_rank: int | None = Field(default=None, gt=0, description="longest gain curve; hidden size / 10 if not given")
     head_samples: int = Field(default=512, gt=0, description="samples that a random task head is fitted on")
     proxy: Literal["auto", "all", "few", "off"] = Field(

@@ -41,7 +41,7 @@ class DataInfo(Frozen):
     hash: str = Field(description="sha256 over the samples in the order used")
     num_samples: int = Field(gt=0)
     num_tokens: int = Field(gt=0, description="tokens without padding")
-    gram_tokens: int = Field(gt=0, description="tokens that entered the Grams")
+    gram_tokens: int = Field(gt=0, description="rows of the Grams: tokens, or random ±1 sums of a sample's tokens")
     columns: dict[str, str] = {}
 
 
@@ -66,6 +66,7 @@ class ProxySettings(Frozen):
     held_out_samples: int
     is_complete: bool = Field(description="every layer was measured; otherwise a few per role")
     num_measured: int
+    is_blind: bool = Field(default=False, description="no gain beyond noise was seen, so proxy_eval has no weight in the utility")
 
 
 class LayerProfile(LayerSpec):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -46,6 +47,18 @@ def frozen(model: nn.Module) -> Iterator[None]:
             config.use_cache = use_cache
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What a layer read: as sequences, and as it was given with its version then.
+
+    The given tensor stays alive beside its view or copy, so that no other tensor takes its address within the batch.
+    """
+
+    inputs: Float[Tensor, "samples tokens in_features"]
+    source: Tensor
+    version: int
+
+
 class Capture:
     """Feeds `LayerSums` from hooks on the layers of a model.
 
@@ -59,11 +72,12 @@ class Capture:
         self.sums = {spec.layer: LayerSums.empty(spec, device) for spec in layers}
         self.input_groups: dict[str, str] = {}
         self._modules = {spec.layer: model.get_submodule(spec.layer) for spec in layers}
-        self._inputs: dict[str, tuple[Tensor, int]] = {}
+        self._inputs: dict[str, _Read] = {}
         self._readers: dict[tuple[Any, ...], str] = {}
         self._batch = CalibrationBatch((), 0, gram_rows=0, seed=0)
         self._mixer: TokenMixer | None = None
         self._labels = "empirical"
+        self._num_backwards = {"empirical": 0, "true": 0}
         self._fills_gram = False
         self._is_last_backward = True
 
@@ -90,9 +104,9 @@ class Capture:
 
     def end_backward(self) -> None:
         """Layers that the loss does not depend on have a gradient of zero."""
-        seen = max((len(sums.norms[self._labels]) for sums in self.sums.values()), default=0)
+        self._num_backwards[self._labels] += 1
         for sums in self.sums.values():
-            if len(sums.norms[self._labels]) < seen:
+            if len(sums.norms[self._labels]) < self._num_backwards[self._labels]:
                 sums.norms[self._labels].append(sums.first.new_zeros(len(self._batch.samples)))
 
     def _forget(self) -> None:
@@ -108,7 +122,7 @@ class Capture:
             )
         source = args[0].detach()
         inputs = _as_sequences(source, len(self._batch.samples), name)
-        self._inputs[name] = (inputs, source._version)
+        self._inputs[name] = _Read(inputs, source, source._version)
         leader = self._readers.setdefault((source.data_ptr(), source.shape, source.stride()), name)
         self._join(name, leader)
         if leader == name and self._mixer is not None:
@@ -130,11 +144,11 @@ class Capture:
             )
 
     def _on_gradient(self, name: str, gradient: Tensor) -> None:
-        inputs, version = self._inputs.pop(name) if self._is_last_backward else self._inputs[name]
-        if inputs._version != version:
+        read = self._inputs.pop(name) if self._is_last_backward else self._inputs[name]
+        if read.source._version != read.version:
             raise UnsupportedModelError(f"the input of layer {name} is changed in place after the layer has read it")
         self.sums[name].add(
-            inputs,
+            read.inputs,
             _as_sequences(gradient.detach(), len(self._batch.samples), name),
             self._batch,
             self._labels,

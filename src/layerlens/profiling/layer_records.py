@@ -15,20 +15,40 @@ from layerlens.profiling.proxies import Proxies
 logger = logging.getLogger(__name__)
 
 
-def weights_of(config: ProfilingConfig, has_proxies: bool) -> dict[str, float]:
-    """Weight of each metric that enters the utility; `proxy_eval` only where it was measured.
+def weights_of(config: ProfilingConfig, proxies: Proxies | None) -> dict[str, float]:
+    """Weight of each metric that enters the utility.
+
+    `proxy_eval` enters only where it was measured, and where it was blind only if nothing else has a weight.
 
     Raises:
         ConfigError: No metric with a weight is left.
     """
-    names = [name for name in config.metrics if has_proxies or name != "proxy_eval"]
-    weights = {name: config.metric_weights[name] for name in names}
+    weights = {name: config.metric_weights[name] for name in config.metrics if proxies or name != "proxy_eval"}
+    others = {name: weight for name, weight in weights.items() if name != "proxy_eval"}
+    if proxies and proxies.settings.is_blind and sum(others.values()) > 0.0:
+        return others
     if sum(weights.values()) <= 0.0:
         raise ConfigError(
             f"no metric with a weight is left of {', '.join(config.metrics)}: proxies are off, or the samples too few for them; "
             "add gradient_energy or fisher to metrics"
         )
     return weights
+
+
+def proxy_warnings(config: ProfilingConfig, proxies: Proxies | None) -> list[str]:
+    """What a person should know about the proxies' part in the utility."""
+    if "proxy_eval" not in config.metrics:
+        return []
+    if proxies is None:
+        return ["proxy_eval was not measured; the utility is the weighted mean of the other metrics"]
+    if not proxies.settings.is_blind:
+        return []
+    measured = [proxies.values[layer] for layer in sorted(proxies.measured)]
+    return [
+        f"the proxies are blind: a mean drop of {sum(measured) / len(measured):.2g} nats after {proxies.settings.steps} steps on "
+        f"{proxies.settings.train_samples} samples is within noise, so proxy_eval has no say in the utility; raise proxy_steps, "
+        "proxy_batch_size and proxy_held_out, or leave it to the race"
+    ]
 
 
 def layer_records(

@@ -3,6 +3,11 @@
 For each measured layer a low-rank update (rank and steps from the config) is trained by Adam on the same few batches,
 from the same start, with everything else frozen; the metric is mean held-out loss before minus after, in nats. Negative
 where the steps did harm.
+
+Layers share their batches, so they share the luck of the draw: where few samples say little about others (a small
+classification set, say), all drops may be noise of one sign. So the proxies judge themselves: unless the drop, meant
+over the measured layers, is above zero by two standard errors over the held-out samples, they are blind and have no say
+in the utility.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import nn
 
 from layerlens.artifacts.layers import BlockSpec, LayerSpec
@@ -29,6 +35,8 @@ from layerlens.progress import SILENT, Progress
 
 #: The update counts twice: the customary alpha / rank of LoRA.
 _SCALING = 2.0
+#: Standard errors that the mean drop must lie above zero.
+_LEAST_SIGNIFICANCE = 2.0
 
 
 @dataclass(frozen=True)
@@ -80,10 +88,12 @@ def measure_proxies(
     specs = {spec.layer: spec for spec in layers}
     with frozen(model):
         bench = _Bench(model, task, blocks, [[examples[sample] for sample in batch] for batch in (*train, *scored)], len(train))
-        before = bench.held_out_loss(0)
-        measured = {
-            name: before - bench.loss_after(specs[name], config) for name in progress.track(chosen, "proxies", total=len(chosen))
+        before = bench.held_out_losses(0)
+        drops = {
+            name: before - bench.losses_after(specs[name], config)
+            for name in progress.track(chosen, "proxies", total=len(chosen))
         }
+    measured = {name: float(drop.mean()) for name, drop in drops.items()}
     return Proxies(
         values=interpolated(layers, measured),
         measured=frozenset(chosen),
@@ -91,10 +101,11 @@ def measure_proxies(
             rank=config.proxy_rank,
             steps=config.proxy_steps,
             learning_rate=config.proxy_learning_rate,
-            train_samples=sum(len(batch) for batch in train),
+            train_samples=len({sample for batch in train for sample in batch}),
             held_out_samples=len(held_out),
             is_complete=len(chosen) == len(layers),
             num_measured=len(chosen),
+            is_blind=not _is_significant(np.mean(list(drops.values()), axis=0)),
         ),
     )
 
@@ -113,6 +124,14 @@ def _split(num_samples: int, config: ProfilingConfig) -> tuple[list[list[int]], 
     starts = range(0, len(rest) - size + 1, size)
     distinct = [rest[start : start + size] for start in starts][: config.proxy_steps]
     return [distinct[step % len(distinct)] for step in range(config.proxy_steps)], held_out
+
+
+def _is_significant(drops: Float[np.ndarray, " samples"]) -> bool:
+    """Whether the mean drop is above zero by more than noise over the samples."""
+    if len(drops) < 2:
+        return False
+    error = float(drops.std(ddof=1)) / len(drops) ** 0.5
+    return float(drops.mean()) > _LEAST_SIGNIFICANCE * error
 
 
 class _Bench:
@@ -134,14 +153,14 @@ class _Bench:
             outputs = self._model(**self._task.model_inputs(values))
         return self._task.per_sample_loss(outputs, values)
 
-    def held_out_loss(self, block: int) -> float:
-        """Mean loss of the held-out samples, nats."""
+    def held_out_losses(self, block: int) -> Float[np.ndarray, " samples"]:
+        """Loss of each held-out sample, nats."""
         with torch.no_grad():
             losses = [self._losses(block, batch).double() for batch in range(self._num_train, len(self._batches))]
-        return float(torch.cat(losses).mean().item())
+        return torch.cat(losses).cpu().numpy()
 
-    def loss_after(self, spec: LayerSpec, config: ProfilingConfig) -> float:
-        """Held-out loss after the steps of a proxy on one layer.
+    def losses_after(self, spec: LayerSpec, config: ProfilingConfig) -> Float[np.ndarray, " samples"]:
+        """Loss of each held-out sample after the steps of a proxy on one layer.
 
         Raises:
             NotFiniteError: The steps led to NaN or infinity.
@@ -160,10 +179,10 @@ class _Bench:
                 with torch.enable_grad():
                     self._losses(block, batch).mean().backward()
                 optimizer.step()
-            loss = self.held_out_loss(block)
-        if not np.isfinite(loss):
+            losses = self.held_out_losses(block)
+        if not np.isfinite(losses).all():
             raise NotFiniteError(
-                f"the proxy of layer {spec.layer} ended at a loss of {loss}; lower proxy_learning_rate "
+                f"the proxy of layer {spec.layer} ended at a loss of {losses.mean()}; lower proxy_learning_rate "
                 f"(now {config.proxy_learning_rate})"
             )
-        return loss
+        return losses

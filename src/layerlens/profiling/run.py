@@ -6,15 +6,14 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 
 import numpy as np
 import torch
 from torch import nn
 
-import layerlens
 from layerlens.artifacts.layers import BlockSpec, ModelLayout
 from layerlens.artifacts.profile import BlockProfile, DataInfo, HeadFit, LayerProfile, Profile, Timing
+from layerlens.artifacts.versions import installed_versions
 from layerlens.config import ProfilingConfig, default_max_rank
 from layerlens.data.dataset import LoadedData
 from layerlens.data.example import Batch
@@ -32,7 +31,7 @@ from layerlens.profiling.calibration import calibration_batches, choose_samples
 from layerlens.profiling.gains import gain_curves
 from layerlens.profiling.head_samples import choose_head_samples
 from layerlens.profiling.latency import latency_models
-from layerlens.profiling.layer_records import layer_records, weights_of
+from layerlens.profiling.layer_records import layer_records, proxy_warnings, weights_of
 from layerlens.profiling.metrics import raw_metrics
 from layerlens.profiling.normalisation import spread_warnings
 from layerlens.profiling.proxies import measure_proxies
@@ -116,15 +115,14 @@ def profile_model(
         del statistics
         with stages.timed("proxies"):
             proxies = measure_proxies(model, layers, layout.blocks, task, examples, lengths, config, watcher)
-        if proxies is None and "proxy_eval" in config.metrics:
-            warnings.append("proxy_eval was not measured; the utility is the weighted mean of the other metrics")
+        warnings += proxy_warnings(config, proxies)
         with stages.timed("timing"):
             typical = typical_samples(lengths, config.batch_size)
             batch = to_device_of(model, task.collate([examples[sample] for sample in typical]))
             num_padded = len(typical) * max(lengths[sample] for sample in typical)
             timing = _time(model, layout, task, batch, len(typical), num_padded)
             blocks = _blocks(model, layout.blocks, task, batch, num_padded)
-    weights = weights_of(config, has_proxies=proxies is not None)
+    weights = weights_of(config, proxies)
     records: list[LayerProfile] = layer_records(layers, raw, proxies, input_groups, weights)
     warnings += spread_warnings([record.utility for record in records], [record.metrics for record in records], len(chosen))
     profile = Profile(
@@ -151,7 +149,7 @@ def profile_model(
         seed=config.seed,
         config=config.model_dump(mode="json"),
         command=command,
-        versions=_versions(),
+        versions=installed_versions(*_PACKAGES),
         warnings=warnings,
     )
     for warning in warnings:
@@ -199,11 +197,6 @@ def _blocks(model: nn.Module, blocks: list[BlockSpec], task: Task, batch: Batch,
         BlockProfile(**block.model_dump(), activation_bytes_per_token=saved / num_tokens)
         for block, saved in zip(blocks, counted, strict=True)
     ]
-
-
-def _versions() -> dict[str, str]:
-    packages = {package: version(package) for package in _PACKAGES}
-    return {"python": platform.python_version(), **packages, "layerlens": layerlens.__version__}
 
 
 class _Stages:

@@ -93,3 +93,22 @@ def test_frozen_puts_flags_mode_and_cache_back_even_after_an_error(tmp_path: Pat
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     assert model.training
     assert model.config.use_cache is True
+
+
+def test_inputs_that_are_views_of_other_shapes_do_not_pass_for_one_another() -> None:
+    class Permuted(nn.Module):
+        """Both layers read copies that live only for a moment, at what may be one address."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.one, self.two = nn.Linear(5, 3), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            turned = x.transpose(0, 1)
+            return self.one((2.0 * turned).transpose(0, 1)) + self.two((3.0 * turned).transpose(0, 1))
+
+    statistics = vector_statistics(Permuted(), vector_examples(5, length=4))
+    assert statistics.input_groups == {"one": "one", "two": "two"}
+    one, two = (statistics.layers[name].shared.input_gram for name in ("one", "two"))
+    torch.testing.assert_close(9.0 * one, 4.0 * two)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from layerlens.artifacts.layers import LayerSpec
 from layerlens.artifacts.profile import ProxySettings
 from layerlens.config import ProfilingConfig
 from layerlens.errors import ConfigError
-from layerlens.profiling.layer_records import layer_records, weights_of
+from layerlens.profiling.layer_records import layer_records, proxy_warnings, weights_of
 from layerlens.profiling.proxies import Proxies
 from layerlens.words import Role
 
@@ -42,7 +43,7 @@ def test_records_hold_raw_and_normalised_metrics_and_their_weighted_mean() -> No
 
 
 def test_without_proxies_the_other_metrics_carry_the_weight() -> None:
-    weights = weights_of(ProfilingConfig(), has_proxies=False)
+    weights = weights_of(ProfilingConfig(), None)
     assert weights == {"gradient_energy": 0.4, "fisher": 0.4}
     first, _ = layer_records(SPECS, RAW, None, {}, weights)
     assert first.utility == pytest.approx(0.75)
@@ -50,12 +51,23 @@ def test_without_proxies_the_other_metrics_carry_the_weight() -> None:
     assert "proxy_eval" not in first.normalised
 
 
+def test_blind_proxies_have_no_say_unless_nothing_else_has_and_a_warning_says_so() -> None:
+    blind = replace(PROXIES, settings=PROXIES.settings.model_copy(update={"is_blind": True}))
+    assert weights_of(ProfilingConfig(), PROXIES) == WEIGHTS
+    assert weights_of(ProfilingConfig(), blind) == {"gradient_energy": 0.4, "fisher": 0.4}
+    assert weights_of(ProfilingConfig(metrics=["proxy_eval"]), blind) == {"proxy_eval": 0.2}
+    assert proxy_warnings(ProfilingConfig(), PROXIES) == []
+    (warning,) = proxy_warnings(ProfilingConfig(), blind)
+    assert "a mean drop of 1 nats after 1 steps on 1 samples is within noise" in warning
+    assert proxy_warnings(ProfilingConfig(metrics=["fisher"]), blind) == []
+
+
 def test_nothing_left_to_weigh_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no metric with a weight is left of proxy_eval"):
-        weights_of(ProfilingConfig(metrics=["proxy_eval"]), has_proxies=False)
+        weights_of(ProfilingConfig(metrics=["proxy_eval"]), None)
     weightless = ProfilingConfig(metric_weights={"gradient_energy": 0.0, "fisher": 0.0, "proxy_eval": 1.0})
     with pytest.raises(ConfigError, match="add gradient_energy or fisher"):
-        weights_of(weightless, has_proxies=False)
+        weights_of(weightless, None)
 
 
 def test_debug_logging_shows_every_layer(caplog: pytest.LogCaptureFixture) -> None:

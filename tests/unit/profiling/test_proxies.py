@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,6 +91,26 @@ def test_a_few_layers_are_measured_and_the_rest_interpolated(tmp_path: Path) -> 
     for role in {spec.role for spec in case.layout.layers}:
         one, other = (found.values[spec.layer] for spec in case.layout.layers if spec.role == role)
         assert one == other
+
+
+@pytest.mark.parametrize("is_alike", [True, False])
+def test_proxies_see_where_held_out_samples_gain_and_are_blind_where_they_do_not(tmp_path: Path, is_alike: bool) -> None:
+    case = open_case(tmp_path, "bert", TaskKind.CLASSIFICATION, num_samples=40)
+    settings = {"proxy": "few", "proxy_steps": 5, "proxy_held_out": 20}
+    _, held_out = module._split(40, ProfilingConfig(**(SETTINGS | settings)))
+    for sample, example in enumerate(case.examples):
+        # What is learned on one class helps that class, and harms another.
+        example["labels"] = 0 if is_alike or sample not in held_out else 1
+    found = _measure(case, **settings)
+    assert found is not None
+    assert found.settings.is_blind is not is_alike
+
+
+@pytest.mark.parametrize(
+    ("drops", "is_seen"), [([1.0, 1.1, 0.9], True), ([1.0, -1.1, 0.2], False), ([-1.0, -1.1, -0.9], False), ([1.0], False)]
+)
+def test_a_drop_counts_where_it_is_above_zero_by_two_standard_errors(drops: list[float], is_seen: bool) -> None:
+    assert module._is_significant(np.array(drops)) is is_seen
 
 
 def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:

@@ -66,6 +66,9 @@ def test_a_profile_is_complete_and_survives_the_disk(tmp_path: Path, family: str
         expected = singular_values(weight).numpy()
         np.testing.assert_allclose(arrays[f"spectrum/{layer.layer}"], expected)
     assert max(layer.utility for layer in profile.layers) > 0
+    assert profile.proxy is not None
+    assert ("proxy_eval" in profile.metric_weights) != profile.proxy.is_blind
+    assert any("proxies are blind" in warning for warning in profile.warnings) == profile.proxy.is_blind
     assert all(block.activation_bytes_per_token > 0 for block in profile.blocks)
     assert (profile.head_fit is None) == (kind is TaskKind.CAUSAL_LM)
     assert profile.data.num_samples == 16
