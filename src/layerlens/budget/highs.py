@@ -16,7 +16,8 @@ from jaxtyping import Int
 
 from layerlens.budget.knapsack import Knapsack
 
-NODE_LIMIT = 4000
+#: Nodes × columns, so that large instances do not take minutes.
+NODE_COLUMNS = 300_000
 #: HiGHS accepts constraints broken by this share; its bound is widened by as much.
 SLOPPINESS = 1e-7
 ATTEMPTS = 4
@@ -63,7 +64,7 @@ def solve_with_highs(problem: Knapsack, relative_gap: float) -> tuple[Int[np.nda
                 constraints=[*constraints, budgets],
                 integrality=np.ones(size, np.int64),
                 bounds=Bounds(0, 1),
-                options={"mip_rel_gap": relative_gap, "node_limit": NODE_LIMIT},
+                options={"mip_rel_gap": relative_gap, "node_limit": max(20, NODE_COLUMNS // size)},
             )
         if result.mip_dual_bound is not None and bound == np.inf:
             bound = -float(result.mip_dual_bound) + SLOPPINESS * abs(float(result.mip_dual_bound))

@@ -97,7 +97,9 @@ def make_plan(
     kept = distinct(ordered, sites, limit=config.max_candidates, kept_first=whole)
     pareto = _pareto(instance)
     longest = max(len(arrays[f"gain/{layer.layer}"]) for layer in profile.layers)
-    record = _Record(instance, solver, pareto, asked, profile_path, command, installed_versions("numpy", "scipy"), longest)
+    record = _Record(
+        instance, solver, pareto, asked, profile_path, profile.identity, command, installed_versions("numpy", "scipy"), longest
+    )
     # Where no layer shows a gain beyond noise there is nothing to optimise, and adapting nothing would be no plan.
     first = front[0] if front[0].sizes.any() or uniform is None else uniform
     return record.plan(first), {candidate.name: record.plan(candidate) for candidate in kept}
@@ -112,6 +114,7 @@ class _Record:
     pareto: list[ParetoPoint]
     asked: dict[BudgetName, float]
     profile_path: str
+    profile_identity: str
     command: str
     versions: dict[str, str]
     longest_curve: int
@@ -151,7 +154,7 @@ class _Record:
                 versions=self.versions,
                 seed=profile.seed,
                 profile=self.profile_path,
-                profile_identity=profile.identity,
+                profile_identity=self.profile_identity,
                 metric_weights=profile.metric_weights,
                 optimization=instance.config.model_dump(mode="json"),
                 assumptions=assumptions_of(costs, instance.config),

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from layerlens.budget.core import Item
+from layerlens.budget.search_bounds import Alternatives, directions_of, reach_of, rests_of
 
 #: Below so many states, exact bounds on each row are cheaper than a choice of directions.
 FEW_STATES = 400
@@ -79,23 +80,6 @@ class _States:
         return _States(self.loss[which], self.slack[:, which], self.node[which])
 
 
-@dataclass(frozen=True)
-class _Flat:
-    """All alternatives side by side; `starts` says where each item's begin."""
-
-    losses: Float[np.ndarray, " alternatives"]
-    deltas: Int[np.ndarray, "rows alternatives"]
-    starts: Int[np.ndarray, " items"]
-
-    @classmethod
-    def of(cls, items: list[Item], num_rows: int) -> _Flat:
-        if not items:
-            return cls(np.zeros(0), np.zeros((num_rows, 0), np.int64), np.zeros(0, np.int64))
-        sizes = np.array([len(item.losses) for item in items])
-        losses = np.concatenate([item.losses for item in items])
-        return cls(losses, np.concatenate([item.deltas for item in items], axis=1), np.cumsum(sizes) - sizes)
-
-
 def search(
     items: list[Item],
     slack: Int[np.ndarray, " rows"],
@@ -128,10 +112,10 @@ def search(
     states = _States(np.zeros(1), slack.reshape(-1, 1).copy(), np.zeros(1, np.int64))
     best, best_node = _best_end(states, slope, is_equality)
     threshold = min(delta, best)
-    flat = _Flat.of(items, len(slack))
-    directions = _directions(flat, slope, is_equality)
-    rest = _rests(flat, directions)
-    gain, fall = _reach(flat)
+    flat = Alternatives.of(items, len(slack))
+    directions = directions_of(flat, slope, is_equality)
+    rest = rests_of(flat, directions)
+    gain, fall = reach_of(flat)
     work = 0
     last_merged = FEW_STATES
     for index, item in enumerate(items):
@@ -147,7 +131,7 @@ def search(
             states = _bounded(states, directions, rest[index + 1], threshold)
         else:
             states = _reachable(states, slope, is_equality, gain[index + 1], fall[index + 1], threshold)
-        if len(states.loss) > 1.3 * last_merged or (len(slope) == 1 and len(states.loss) > SAMPLE):
+        if len(states.loss) > 1.3 * last_merged or (np.count_nonzero(~is_equality) == 1 and len(states.loss) > SAMPLE):
             states = _merged(states, slope, is_equality, noise)
             last_merged = max(FEW_STATES, len(states.loss))
         if width is not None and len(states.loss) > width:
@@ -182,64 +166,6 @@ def _best_end(states: _States, slope: Float[np.ndarray, " rows"], is_equality: B
     total = states.loss[which] + sum(slope[row] * states.slack[row, which] for row in range(len(slope)))
     first = int(total.argmin())
     return float(total[first]), int(states.node[which[first]])
-
-
-def _directions(
-    flat: _Flat, slope: Float[np.ndarray, " rows"], is_equality: Bool[np.ndarray, " rows"]
-) -> Float[np.ndarray, "directions rows"]:
-    """Prices u <= λ worth bounding with: along each row and along the main axes of the steps, at several lengths."""
-    if not len(flat.starts):
-        return np.zeros((0, len(slope)))
-    steps = flat.deltas.astype(float)
-    typical = np.abs(steps).max(axis=1)
-    unit = 1.0 / np.maximum(typical, 1.0)
-    scaled = steps * unit[:, None]
-    axes = list(np.eye(len(slope)))
-    if len(slope) > 1:
-        covariance = (scaled[:, None, :] * scaled[None, :, :]).sum(axis=2)
-        axes += list(np.linalg.eigh(covariance)[1].T)
-    positive = flat.losses[flat.losses > 0]
-    if not len(positive):
-        return np.zeros((0, len(slope)))
-    loss = float(np.median(positive))
-    found = []
-    for axis in axes:
-        along = np.abs((axis[:, None] * scaled).sum(axis=0))
-        if not (along > 0).any():
-            continue
-        length = loss / float(np.median(along[along > 0]))
-        for factor in np.geomspace(0.03, 10.0, 7):
-            for sign in (1.0, -1.0):
-                price = sign * factor * length * axis * unit
-                found.append(np.where(is_equality, price, np.minimum(price, slope)))
-    return np.array(found).reshape(-1, len(slope))
-
-
-def _rests(flat: _Flat, directions: Float[np.ndarray, "directions rows"]) -> Float[np.ndarray, "items_and_end directions"]:
-    """For each place in the order and each u, the least that the items from there on can add."""
-    if not len(flat.starts) or not len(directions):
-        return np.zeros((len(flat.starts) + 1, len(directions)))
-    priced = np.repeat(flat.losses[None], len(directions), axis=0)
-    for row in range(len(flat.deltas)):
-        priced -= directions[:, row, None] * flat.deltas[row][None]
-    return _from_the_end(np.minimum(0.0, np.minimum.reduceat(priced, flat.starts, axis=1)).T)
-
-
-def _reach(flat: _Flat) -> tuple[Int[np.ndarray, "items_and_end rows"], Int[np.ndarray, "items_and_end rows"]]:
-    """How far the items from each place on can raise and lower the slack of each row."""
-    if not len(flat.starts):
-        nothing = np.zeros((1, len(flat.deltas)), np.int64)
-        return nothing, nothing
-    gain = np.maximum(0, np.maximum.reduceat(-flat.deltas, flat.starts, axis=1)).T
-    fall = np.maximum(0, np.maximum.reduceat(flat.deltas, flat.starts, axis=1)).T
-    return _from_the_end(gain), _from_the_end(fall)
-
-
-def _from_the_end(per_item: np.ndarray) -> np.ndarray:
-    """Sums over the items from each place to the end; the last row is the empty sum."""
-    sums = np.zeros((len(per_item) + 1, per_item.shape[1]), per_item.dtype)
-    sums[:-1] = np.cumsum(per_item[::-1], axis=0)[::-1]
-    return sums
 
 
 def _bounded(
@@ -284,13 +210,8 @@ def _reachable(
 
 def _merged(states: _States, slope: Float[np.ndarray, " rows"], is_equality: Bool[np.ndarray, " rows"], noise: float) -> _States:
     """Keep one of several states that have spent the same; with one budget, drop all that are no better in anything."""
-    if len(slope) == 1 and not is_equality[0]:
-        worth = states.loss + slope[0] * states.slack[0]
-        order = np.lexsort((worth, -states.slack[0]))
-        least_before = np.minimum.accumulate(worth[order])
-        is_better = np.ones(len(order), bool)
-        is_better[1:] = worth[order][1:] < least_before[:-1] - noise
-        return states.take(order[is_better])
+    if np.count_nonzero(~is_equality) == 1:
+        return _undominated(states, slope, is_equality, noise)
     key = np.zeros(states.slack.shape[1], np.int64)
     for row in range(len(slope)):
         key = key * np.int64(6364136223846793005) + states.slack[row]
@@ -299,6 +220,25 @@ def _merged(states: _States, slope: Float[np.ndarray, " rows"], is_equality: Boo
     is_new = np.ones(len(order), bool)
     is_new[1:] = (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)
     return states.take(np.sort(order[is_new]))
+
+
+def _undominated(
+    states: _States, slope: Float[np.ndarray, " rows"], is_equality: Bool[np.ndarray, " rows"], noise: float
+) -> _States:
+    """With one budget: among states that agree in all equalities, drop those that have spent no less and are worth no more."""
+    row = int(np.flatnonzero(~is_equality)[0])
+    lost = states.loss + slope[row] * states.slack[row]
+    rest = np.flatnonzero(is_equality)
+    order = np.lexsort((lost, -states.slack[row], *states.slack[rest]))
+    is_first = np.zeros(len(order), bool)
+    is_first[0] = True
+    for other in rest.tolist():
+        is_first[1:] |= np.diff(states.slack[other, order]) != 0
+    # Lowered group by group, so that one running minimum starts afresh in each.
+    lowered = lost[order] - (np.cumsum(is_first) - 1) * (np.ptp(lost) + 1.0e-300)
+    is_better = is_first
+    is_better[1:] |= lowered[1:] < np.minimum.accumulate(lowered)[:-1] - noise
+    return states.take(order[is_better])
 
 
 def _thinned(states: _States, slope: Float[np.ndarray, " rows"], width: int) -> _States:

@@ -26,19 +26,18 @@ from layerlens.budget.kinds import kinds_of
 from layerlens.budget.knapsack import Knapsack, tidy
 from layerlens.budget.lagrangian import Lagrangian, Priced, Rows
 from layerlens.budget.search import Found, search
+from layerlens.budget.solution import INFEASIBLE, OPTIMAL, TOLERANCE, WORK_LIMIT, Solution, relative_gap
 
-OPTIMAL = "optimal"
-WORK_LIMIT = "work limit"
-INFEASIBLE = "infeasible"
+__all__ = ["INFEASIBLE", "OPTIMAL", "TOLERANCE", "WORK_LIMIT", "Solution", "relative_gap", "solve"]
 
-TOLERANCE = 1e-6
 #: While a solve has cost no more states than this, it goes on below the tolerance, down to `EXACT`.
 CHEAP_WORK = 100_000
 EXACT = 1e-10
 #: Relative error of a bound or a loss.
 ROUNDING = 1e-12
-#: States per search at a node that can be branched, and at one that cannot.
+#: States per search at a node that can be branched, at a root with one scarce budget, and where no branching is left.
 BRANCH_WORK = 10_000
+SINGLE_WORK = 400_000
 LEAF_WORK = 2_000_000
 TOTAL_WORK = 8_000_000
 MAX_NODES = 300
@@ -49,33 +48,6 @@ GROWTH = 1.7
 JUMP_WORK = 400_000
 BEAM_WIDTH = 1024
 MANY_ALTERNATIVES = 1000
-
-
-@dataclass(frozen=True)
-class Solution:
-    """A proved plan.
-
-    Args:
-        choice: int64 [groups]; the option of each group; none where nothing is feasible.
-        value: Its value.
-        bound: No choice within the budgets has a higher value.
-        gap: (bound - value) / max(|value|, tiny).
-        status: optimal, or what stopped the proof.
-        work: States and nodes that it took.
-    """
-
-    choice: Int[np.ndarray, " groups"] | None
-    value: float
-    bound: float
-    gap: float
-    status: str
-    work: int
-
-
-def relative_gap(value: float, bound: float) -> float:
-    """(bound - value) / |value|, and 0 where both are nothing."""
-    difference = max(0.0, bound - value)
-    return difference / max(abs(value), 1e-300) if difference > 0 else 0.0
 
 
 def solve(
@@ -129,9 +101,6 @@ class _BranchAndBound:
             start = priced_start(self.problem, root.lagrangian, root.priced.multipliers)
             if start is not None:
                 self._offer(filled(self.problem, start, root.priced.reduced))
-            if np.count_nonzero(root.priced.multipliers) <= 1:
-                # With one scarce budget the search drops dominated states, which no count of takers would let it do.
-                self.kinds = []
         is_stopped = False
         heap = [root]
         while heap:
@@ -145,7 +114,7 @@ class _BranchAndBound:
                 continue
             free = [kind for kind in range(len(self.kinds)) if kind not in node.ranges or len(set(node.ranges[kind])) == 2]
             core = Core(node.lagrangian.problem, node.lagrangian.rows, node.priced)
-            bound = self._deepen(node, core, BRANCH_WORK if free else LEAF_WORK)
+            bound = self._deepen(node, core, self._effort(node, has_children=bool(free)))
             if self._is_settled(bound):
                 self.settled_bound = max(self.settled_bound, bound)
             elif free:
@@ -158,6 +127,13 @@ class _BranchAndBound:
         if is_stopped and not self._is_proved(self.settled_bound):
             self._fall_back(root)
         return self._solution()
+
+    def _effort(self, node: _Node, *, has_children: bool) -> int:
+        """States to search at a node: many where nothing else is left, or where one scarce budget lets states dominate."""
+        if not has_children:
+            return LEAF_WORK
+        is_single = not node.ranges and np.count_nonzero(node.priced.multipliers) <= 1
+        return SINGLE_WORK if is_single else BRANCH_WORK
 
     def _fall_back(self, root: _Node) -> None:
         """Let HiGHS try what the search could not settle."""
@@ -185,7 +161,7 @@ class _BranchAndBound:
 
     def _tolerated(self) -> float:
         """How far the bound may stay above the value: less while the solve is cheap."""
-        share = EXACT if self.work < CHEAP_WORK else 0.98 * self.tolerance
+        share = EXACT if self.work < CHEAP_WORK else 0.995 * self.tolerance
         return share * abs(self.value) if np.isfinite(self.value) else 0.0
 
     def _is_settled(self, bound: float) -> bool:

@@ -20,6 +20,10 @@ def items_of(rng: np.random.Generator, num_items: int, num_rows: int) -> list[It
     return items
 
 
+def named(number: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([number]), np.array([[1], [2]])
+
+
 def least_total(items: list[Item], slack: np.ndarray, prices: np.ndarray, is_equality: np.ndarray, delta: float) -> float:
     best = np.inf
     for picks in itertools.product(*[range(-1, len(item.losses)) for item in items]):
@@ -46,6 +50,43 @@ def test_an_exhausted_search_has_found_the_least_total(seed: int, has_equality: 
     assert found.is_exhausted
     expected = least_total(items, slack, prices, is_equality, delta)
     if expected <= delta or found.total <= delta:
+        assert found.total == pytest.approx(expected, abs=1e-12)
+
+
+def least_by_tabulation(items: list[Item], slack: np.ndarray, prices: np.ndarray, is_equality: np.ndarray, delta: float) -> float:
+    """Every slack that can be reached, with its least loss: no pruning, no bounds."""
+    losses = {tuple(slack.tolist()): 0.0}
+    for item in items:
+        for left, loss in list(losses.items()):
+            for pick in range(len(item.losses)):
+                reached = tuple((np.array(left) - item.deltas[:, pick]).tolist())
+                total = loss + float(item.losses[pick])
+                if total <= delta and total < losses.get(reached, np.inf):
+                    losses[reached] = total
+    ends = [
+        loss + float((np.where(is_equality, 0, prices) * np.array(left)).sum())
+        for left, loss in losses.items()
+        if all(rest == 0 if equal else rest >= 0 for rest, equal in zip(left, is_equality, strict=True))
+    ]
+    return min(ends, default=np.inf)
+
+
+@pytest.mark.parametrize("seed", range(7))
+@pytest.mark.parametrize("kind", ["one budget", "two budgets", "one budget and an equality"])
+def test_merging_and_bounding_thousands_of_states_loses_nothing(kind: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    num_rows, step = (1, 50) if kind == "one budget" else (2, 1)
+    items = [
+        Item(rng.uniform(0, 0.2, 2), step * rng.integers(-5, 6, (num_rows, 2)) + rng.integers(0, step, 2), *named(number))
+        for number in range(13)
+    ]
+    slack, prices = step * rng.integers(-12, -5, num_rows), rng.uniform(0.001, 0.05, num_rows) / step
+    is_equality = np.arange(num_rows) == (1 if "equality" in kind else 9)
+    found = search(items, slack, prices, is_equality, delta=1.2, work_limit=10**7, noise=0.0)
+    assert found.is_exhausted
+    expected = least_by_tabulation(items, slack, prices, is_equality, 1.2)
+    assert np.isfinite(expected)
+    if found.total <= 1.2 or expected <= 1.2:
         assert found.total == pytest.approx(expected, abs=1e-12)
 
 

@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from subprocess import run
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from layerlens.budget import solver
 from layerlens.budget.knapsack import Knapsack
 from layerlens.budget.solver import INFEASIBLE, OPTIMAL, relative_gap, solve
 from tests.unit.budget.knapsacks import best_of_all, milp_bounds, small_knapsacks
@@ -79,6 +82,27 @@ def test_it_is_never_worse_than_where_it_was_told_to_start() -> None:
     assert solve(problem, incumbents=[best.choice], tolerance=0.5).value >= best.value
 
 
+@settings(max_examples=150, deadline=None)
+@given(small_knapsacks(max_groups=7), st.sampled_from([0.3, 0.1, 0.03]))
+def test_a_solve_that_may_stop_early_still_bounds_the_optimum(make: Callable[[], Knapsack], tolerance: float) -> None:
+    problem = make()
+    with mock.patch.multiple(solver, CHEAP_WORK=0, FIRST_ALTERNATIVES=1):
+        early = solve(problem, tolerance=tolerance)
+    best = best_of_all(problem)
+    assert (early.choice is None) == (best == -np.inf)
+    assert early.bound >= best - 1e-9 * abs(best)
+    assert early.choice is None or early.gap <= tolerance
+
+
+def test_budgets_that_differ_in_the_twelfth_digit_are_both_kept() -> None:
+    large = 5 * 10**11
+    costs = np.array([[[0, large + 1], [0, large + 1], [0, 1]], [[0, large], [0, large], [0, 4 * 10**11]]])
+    values = np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 0.1]])
+    solution = solve(Knapsack.of(values, costs, [2 * large + 1, 2 * large]))
+    assert solution.status == OPTIMAL
+    assert solution.value == pytest.approx(1.1)
+
+
 def test_it_stops_at_a_cutoff_that_nothing_beats() -> None:
     problem = middling("concave", 1)
     full = solve(problem)
@@ -129,8 +153,6 @@ def test_the_same_instance_gives_the_same_bytes_in_another_process() -> None:
 
 
 def test_what_the_search_gives_up_on_is_still_solved(monkeypatch: pytest.MonkeyPatch) -> None:
-    from layerlens.budget import solver
-
     for limit in ("LEAF_WORK", "BRANCH_WORK", "CHEAP_WORK"):
         monkeypatch.setattr(solver, limit, 1)
     monkeypatch.setattr(solver, "BEAM_WIDTH", 2)
