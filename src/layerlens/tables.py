@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _console = Console(highlight=False)
 
+_WIDE = 110  # columns from which every metric of a result fits beside the rest
+
 
 def show_profile(result: ProfileResult) -> bool:
     """Print each layer's utility and metrics, or what a dry run would measure."""
@@ -154,20 +156,25 @@ def _print_plan(plan: Plan) -> None:
 
 
 def _print_arms(evaluation: Evaluation) -> None:
+    """Print what eighty columns hold first: the lesser metrics come only where the terminal is wide enough for them."""
     metrics = list(dict.fromkeys(name for arm in evaluation.arms for name in arm.metrics))
-    metrics.sort(key=lambda name: name != evaluation.primary_metric)
-    table = Table(title=f"{evaluation.task}, {evaluation.eval_samples} held-out samples, {evaluation.machine}")
-    table.add_column("arm")
-    for name in (*metrics, "parameters", "head", "seconds", "peak memory", "seed"):
-        table.add_column(name, justify="right")
+    metrics.sort(key=lambda name: (name != evaluation.primary_metric, name != "loss"))
+    several_seeds = len({arm.seed for arm in evaluation.arms}) > 1
+    if _console.width < _WIDE:
+        metrics = metrics[:2]
+    heads = sorted({arm.head_params for arm in evaluation.arms})
+    apart = f"task head apart: {' or '.join(f'{head:,}' for head in heads)} parameters" if heads != [0] else None
+    table = Table(title=f"{evaluation.task}, {evaluation.eval_samples} held-out samples, {evaluation.machine}", caption=apart)
+    table.add_column("arm", no_wrap=True)
+    for name in (*metrics, "parameters", "seconds", "peak MiB", *(["seed"] if several_seeds else [])):
+        table.add_column(name, justify="right", no_wrap=True)
     for arm in evaluation.arms:
         table.add_row(
             arm.name,
             *(f"{arm.metrics[name]:.4f}" if name in arm.metrics else "–" for name in metrics),
             f"{arm.trainable_params:,}",
-            f"{arm.head_params:,}",
             f"{arm.train_seconds:.1f}",
-            f"{arm.peak_memory_bytes / 2**20:,.0f} MiB",
-            str(arm.seed),
+            f"{arm.peak_memory_bytes / 2**20:,.0f}",
+            *([str(arm.seed)] if several_seeds else []),
         )
     _console.print(table)

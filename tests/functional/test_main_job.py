@@ -58,14 +58,14 @@ def test_the_whole_job_leaves_an_adapter_that_plain_peft_loads(run: Run, workpla
     race = json.loads((tmp_path / "plan.json").read_text())["race"]
     assert "uniform" in {candidate["name"] for candidate in race["candidates"]}
     assert not (tmp_path / "plan.race.json").exists()
-    tuned = run("tune", tmp_path / "plan.json", *common, "--out", tmp_path, "--max-steps", 30, "--compare", "full,uniform,head")
+    tuned = run("tune", tmp_path / "plan.json", *common, "--out", tmp_path, "--max-steps", 100, "--compare", "full,uniform,head")
     assert tuned.code == 0, tuned.err
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     arms = {arm["name"]: arm for arm in evaluation["arms"]}
     assert set(arms) == {"layerlens", "full", "uniform", "head"}
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert arms["layerlens"]["trainable_params"] == sum(layer["params"] for layer in plan["layers"])
-    assert arms["layerlens"]["metrics"]["loss"] < 0.69
+    assert arms["layerlens"]["metrics"]["loss"] < arms["head"]["metrics"]["loss"]
     assert run("validate", tmp_path / "plan.json").code == 0
     assert run("report", tmp_path).code == 0
     assert "full" in (tmp_path / "report.html").read_text()
