@@ -3,7 +3,7 @@
     python benchmarks/mrpc.py [--seeds 0,1,2]
 
 Learning rates were tuned on validation samples by `benchmarks/learning_rates.py mrpc --record`; query + value takes uniform's.
-Every arm trains the same steps on the same batches from the same fitted head, and is scored on the same 800 test pairs (per
+Every arm trains the same steps on the same batches from the same fitted head, and is scored on the same test pairs (per
 seed). LayerLens is profiled, planned and raced once, at the first seed. Prints the table and writes
 runs/benchmarks/mrpc.json. Finished runs are kept.
 """
@@ -76,7 +76,7 @@ def main() -> None:
             f"{seconds / full_seconds:.2f}", f"{peak:,.0f}", f"{runs[0].learning_rate:g}",
         )  # fmt: skip
         rows[name] = {**row, "params": runs[0].trainable_params, "seconds": [run.train_seconds for run in runs], "peak_mib": peak}
-    Console().print(table)
+    Console(width=150).print(table)
     content = {"machine": evaluation.machine, "arms": rows, "plan": json.loads((root / "plan.json").read_text())["chosen"]}
     Path("runs/benchmarks/mrpc.json").write_text(json.dumps(content, indent=2) + "\n")
 
