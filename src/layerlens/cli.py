@@ -27,6 +27,10 @@ from layerlens.words import Frozen
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+# Threads that wait for each other spin by default, which on a busy machine takes the processor from the very thread they wait
+# for: a training step then runs several times longer. Must be set before torch loads its thread pool.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 

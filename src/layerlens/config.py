@@ -5,6 +5,7 @@ A field's description becomes its `--help`. Field names with underscores become 
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,10 +38,28 @@ def _split_pairs(value: Any) -> Any:
     return {name.strip(): number.strip() for name, _, number in pairs}
 
 
+_BYTE_UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}{rest}": 1 << 10 * (1 + at) for at, letter in enumerate("KMGT") for rest in ("", "B", "IB")},
+}
+
+
+def _bytes(value: Any) -> Any:
+    """`1.5GB` is a number of bytes; units are powers of 1,024."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)\s*", value)
+    if found is None or found[2].upper() not in _BYTE_UNITS:
+        raise ValueError(f"write a number of bytes such as 500MB or 1.5GB; got {value!r}")
+    return int(float(found[1]) * _BYTE_UNITS[found[2].upper()])
+
+
 def _named_weights(value: Any) -> Any:
     return WEIGHT_PRESETS[value] if isinstance(value, str) and value in WEIGHT_PRESETS else _split_pairs(value)
 
 
+Bytes = Annotated[int, BeforeValidator(_bytes)]
 Names = Annotated[list[str], BeforeValidator(_split_commas)]
 Methods = Annotated[list[Method], BeforeValidator(_split_commas)]
 Numbers = Annotated[dict[str, float], BeforeValidator(_split_pairs)]
@@ -106,6 +125,17 @@ class ProfilingConfig(DataConfig):
     proxy_rank: int = Field(default=4, gt=0, description="rank of a proxy's adapter")
     proxy_learning_rate: float = Field(default=2e-3, gt=0, description="learning rate of a proxy")
     threads: int | None = Field(default=None, gt=0, description="processor threads; torch's own choice if not given")
+    execution: Literal["auto", "memory", "stream"] = Field(
+        default="auto", description="hold the model in memory, stream it block by block, or stream what would not fit comfortably"
+    )
+    max_memory: Bytes | None = Field(
+        default=None, gt=0, description="peak memory of the whole process at most, such as 2GB (powers of 1,024)"
+    )
+    max_store: Bytes = Field(
+        default=1 << 30,
+        gt=0,
+        description="disk for hidden states while streaming at most; with less, blocks are computed again more often",
+    )
 
     @model_validator(mode="after")
     def _weights_name_metrics(self) -> ProfilingConfig:

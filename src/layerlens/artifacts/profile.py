@@ -78,6 +78,9 @@ class LayerProfile(LayerSpec):
     normalised: dict[str, float] = Field(description="metrics within the model, in [0, 1]")
     utility: float = Field(ge=0, le=1)
     proxy_source: str = Field(default="none", description="measured | interpolated (by depth within its role) | none")
+    intervals: dict[str, tuple[float, float]] = Field(
+        default={}, description="95 % intervals over samples of gradient_energy, fisher and utility"
+    )
 
 
 class BlockProfile(BlockSpec):

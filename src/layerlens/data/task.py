@@ -63,7 +63,20 @@ class Task(ABC):
         return None if mask is None else mask.bool()
 
 
+#: Rows of a large vocabulary that are in memory in float64 together.
+_DRAWN_ROWS = 64
+
+
 def draw_classes(logits: Float[Tensor, "rows classes"], generator: torch.Generator) -> torch.Tensor:
-    """Draw one class of each row from its softmax, on the generator's device; returned on the device of `logits`."""
-    shares = logits.detach().float().softmax(-1).to(generator.device)
-    return torch.multinomial(shares, 1, generator=generator).squeeze(1).to(logits.device)
+    """Draw one class of each row from its softmax, on the generator's device; returned on the device of `logits`.
+
+    One uniform number a row, so that rows drawn in several calls get what they would get in one.
+    """
+    uniform = torch.rand(len(logits), 1, generator=generator, device=generator.device, dtype=torch.float64)
+    drawn = []
+    for start in range(0, len(logits), _DRAWN_ROWS):
+        rows = slice(start, start + _DRAWN_ROWS)
+        cumulated = logits[rows].detach().to(generator.device, torch.float64).softmax(-1).cumsum(-1)
+        drawn.append(torch.searchsorted(cumulated, uniform[rows] * cumulated[:, -1:]).squeeze(1))
+    classes = torch.cat(drawn) if drawn else torch.zeros(0, dtype=torch.long)
+    return classes.clamp_max_(logits.shape[-1] - 1).to(logits.device)

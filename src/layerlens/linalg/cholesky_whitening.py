@@ -1,46 +1,120 @@
-"""Whitening of a layer's gradient by damped Cholesky factors of its Grams.
+"""Whitening of a layer's gradient by damped roots of its Grams, in place.
 
 With A + λ_A I = L_A L_Aᵀ and B + λ_B I = L_B L_Bᵀ, the whitened gradient is M = L_B⁻¹ G L_A⁻ᵀ. It differs from the
 symmetric form B^(−½) G A^(−½) by an orthogonal matrix on each side, so singular values, and every inner product of
 two gradients whitened alike, are the same; a Cholesky factor costs a tenth of a symmetric root.
+
+Where the Gram is that of few rows Z, A = ZᵀZ/n, nothing of its size is made: with ZZᵀ = V k Vᵀ and Q = ZᵀV k^(−½),
+
+    (A + λI)^(−½) = λ^(−½) (I + Q (√(nλ / (k + nλ)) − 1) Qᵀ).
 
 Damping: λ = damping × (mean eigenvalue of the Gram), so that the choice does not depend on the scale of the data.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerlens.linalg.gram import GramSum, row_gram
 
-def damped_cholesky(gram: Float[Tensor, "features features"], damping: float) -> Float[Tensor, "features features"] | None:
-    """Factor the damped Gram.
+#: Eigenvalues of ZZᵀ below this share of the ridge are not told from zero.
+_DROWNED = 1e-7
+#: Columns of rows that are in float64 at once.
+_COLUMNS_AT_ONCE = 256
+
+
+class Whitener(ABC):
+    """Multiplies rows by a root of the inverse of a damped Gram."""
+
+    @abstractmethod
+    def apply_(self, matrix: Float[Tensor, "rows features"]) -> None:
+        """Whiten every row in place; a transposed view of a contiguous matrix is as good as one."""
+
+
+def damped_whitener(gram: GramSum, count: int, damping: float, *, releases: bool = False) -> Whitener | None:
+    """Make the whitener of a mean of outer products.
 
     Args:
-        gram: Symmetric, positive semidefinite; not changed.
+        gram: Their sum.
+        count: What the sum is divided by.
         damping: Ridge as a share of the mean eigenvalue, above zero.
+        releases: The sum may be let go of.
 
     Returns:
-        The lower factor in the Gram's type, or None where the Gram is zero (nothing was seen, so nothing can be whitened).
+        None where the Gram is zero (nothing was seen, so nothing can be whitened).
     """
-    ridge = damping * gram.diagonal().double().mean().item()
-    if ridge <= 0.0:
+    ridge = damping * gram.trace() / gram.features
+    if count == 0 or ridge <= 0.0:
         return None
-    damped = gram.clone()
+    rows = gram.rows
+    whitener = _CholeskyWhitener(_factored(gram.full, ridge), count) if rows is None else _RowWhitener(rows, ridge, count)
+    if releases:
+        gram.clear()
+    return whitener
+
+
+class _CholeskyWhitener(Whitener):
+    """By the factor of the damped sum; the mean of `count` is that sum over it, so roots differ by √count."""
+
+    def __init__(self, factor: Float[Tensor, "features features"], count: int) -> None:
+        self._factor, self._scale = factor, float(count) ** 0.5
+
+    def apply_(self, matrix: Float[Tensor, "rows features"]) -> None:
+        _solve_(self._factor, matrix)
+        matrix *= self._scale
+
+
+class _RowWhitener(Whitener):
+    """By the principal directions Q of rows Z of the sum, damped by `ridge`: I + Q (√(ridge / (k + ridge)) − 1) Qᵀ."""
+
+    def __init__(self, rows: Float[Tensor, "rows features"], ridge: float, count: int) -> None:
+        values, vectors = torch.linalg.eigh(row_gram(rows, torch.float64))
+        # Directions that the ridge drowns change nothing, and are rounding themselves.
+        is_seen = values > _DROWNED * ridge
+        values, vectors = values[is_seen], vectors[:, is_seen]
+        projection = (vectors / values.sqrt()).t()
+        # In float64, a few columns at a time: small directions must not take over rounding from the large ones.
+        self._directions = torch.empty(len(values), rows.shape[1], dtype=rows.dtype, device=rows.device)
+        for start in range(0, rows.shape[1], _COLUMNS_AT_ONCE):
+            columns = slice(start, start + _COLUMNS_AT_ONCE)
+            self._directions[:, columns] = projection @ rows[:, columns].double()
+        self._shrinkage = (1.0 - (ridge / (values + ridge)).sqrt()).to(rows.dtype)
+        self._scale = (count / ridge) ** 0.5
+
+    def apply_(self, matrix: Float[Tensor, "rows features"]) -> None:
+        matrix.addmm_((matrix @ self._directions.t()) * self._shrinkage, self._directions, alpha=-1.0)
+        matrix *= self._scale
+
+
+def _factored(make: Callable[[], Tensor], ridge: float) -> Float[Tensor, "features features"]:
+    """Lower Cholesky factor of the made matrix + ridge · I, in that matrix's own memory."""
+    damped = make()
     damped.diagonal().add_(ridge)
-    factor, info = torch.linalg.cholesky_ex(damped)
+    # LAPACK works in place on columns; those of the transpose of a symmetric matrix are its own.
+    factor, info = damped.t(), torch.empty((), dtype=torch.int32, device=damped.device)
+    torch.linalg.cholesky_ex(factor, out=(factor, info))
     if info.item() == 0:
         return factor
-    # A tiny damping leaves float32 too few digits to tell the matrix from a singular one.
-    return torch.linalg.cholesky(damped.double()).to(gram.dtype)
+    # A tiny damping leaves float32 too few digits to tell the matrix from a singular one; and the rounding of its entries,
+    # at most that of its trace, may leave negative eigenvalues that no smaller damping lifts.
+    precise = make().double()
+    rounding = torch.finfo(damped.dtype).eps * precise.diagonal().sum().item()
+    precise.diagonal().add_(ridge)
+    factor, info = torch.linalg.cholesky_ex(precise)
+    if info.item() != 0:
+        precise.diagonal().add_(rounding)
+        factor = torch.linalg.cholesky(precise)
+    return factor.to(damped.dtype)
 
 
-def whiten(
-    gradient: Float[Tensor, "out_features in_features"],
-    output_factor: Float[Tensor, "out_features out_features"],
-    input_factor: Float[Tensor, "in_features in_features"],
-) -> Float[Tensor, "out_features in_features"]:
-    """Compute M = L_B⁻¹ G L_A⁻ᵀ by two triangular solves."""
-    left = torch.linalg.solve_triangular(output_factor, gradient, upper=False)
-    return torch.linalg.solve_triangular(input_factor.t(), left, upper=True, left=False)
+def _solve_(factor: Float[Tensor, "features features"], matrix: Float[Tensor, "rows features"]) -> None:
+    """matrix ← matrix L⁻ᵀ in the matrix's own memory."""
+    if matrix.stride(0) == 1:
+        torch.linalg.solve_triangular(factor.t(), matrix, upper=True, left=False, out=matrix)
+    else:
+        torch.linalg.solve_triangular(factor, matrix.t(), upper=False, out=matrix.t())

@@ -14,8 +14,9 @@ weights; a new one is computed again at every step.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,18 @@ WEIGHT_DECAY = 0.05
 PATIENCE = 5
 
 
+class Features(ABC):
+    """Where the features come from when the base model cannot run whole."""
+
+    @abstractmethod
+    def prepare(self, batches: Sequence[Batch]) -> Callable[[int], AbstractContextManager[None]]:
+        """Compute the features of these batches.
+
+        Returns:
+            For a batch, by its position, a context in which a forward pass of the model on it runs the tail alone.
+        """
+
+
 def fit_head(
     task_model: TaskModel,
     layout: ModelLayout,
@@ -48,6 +61,7 @@ def fit_head(
     seed: int,
     max_steps: int = 400,
     batch_size: int = 32,
+    features: Features | None = None,
 ) -> HeadFit | None:
     """Fit the new parameters of a model's head in place; everything else stays as it is.
 
@@ -63,6 +77,7 @@ def fit_head(
         seed: Order of the batches; nothing else is random.
         max_steps: Steps at one learning rate at most.
         batch_size: Samples per step.
+        features: Computes and keeps the features; none to run the base model and keep its output.
 
     Returns:
         What was fitted and how far; none if no parameter is new. Losses are means over samples.
@@ -84,7 +99,8 @@ def fit_head(
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in new)
         with _frozen_base(model, has_new_pooler=_has_new_pooler(model, new)) as base:
-            return _search(new, _Split(train, task, base, batch_size), _Split(held_out, task, base, batch_size), seed, max_steps)
+            fitted, watched = (_Split(examples, task, base, batch_size, features) for examples in (train, held_out))
+            return _search(new, fitted, watched, seed, max_steps)
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(flags[name])
@@ -163,7 +179,7 @@ def _has_new_pooler(model: Any, new: dict[str, nn.Parameter]) -> bool:
 class _Split:
     """Batches of one split with the record of the base model for each."""
 
-    def __init__(self, examples: Sequence[Example], task: Task, base: _Base, batch_size: int) -> None:
+    def __init__(self, examples: Sequence[Example], task: Task, base: _Base, batch_size: int, features: Features | None) -> None:
         # Batches of like lengths carry little padding through the one pass that costs anything.
         device = next(base.model.parameters()).device
         self.task, self.base, self.num_samples = task, base, len(examples)
@@ -171,20 +187,25 @@ class _Split:
         self.records: list[Any] = []
         for indices in length_sorted_batches(examples, batch_size):
             collated = task.collate([examples[index] for index in indices])
-            batch = {name: value.to(device) for name, value in collated.items()}
+            self.batches.append({name: value.to(device) for name, value in collated.items()})
+        self._at: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext()
+        if features is not None:
+            base.is_direct = True
+            self._at = features.prepare(self.batches)
+        for batch in self.batches:
             base.record, base.num_calls = None, 0
             if not base.is_direct:
                 with torch.no_grad():
                     base.model(**task.model_inputs(batch))
                 base.is_direct = base.num_calls != 1
-            self.batches.append(batch)
             self.records.append(base.record)
 
     def loss(self, index: int) -> Tensor:
         """Return the loss of each sample of a batch, nats."""
         batch = self.batches[index]
         self.base.record = self.records[index]
-        return self.task.per_sample_loss(self.base.model(**self.task.model_inputs(batch)), batch)
+        with self._at(index):
+            return self.task.per_sample_loss(self.base.model(**self.task.model_inputs(batch)), batch)
 
     def mean_loss(self) -> float:
         """Return the mean loss over all samples, nats."""

@@ -29,11 +29,12 @@ LFS_POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a file says of one tensor."""
+    """What a file says of one tensor; `start` is where its data begin in the file, in bytes."""
 
     dtype: str
     shape: tuple[int, ...]
     file: Path
+    start: int = 0
 
 
 def read_headers(path: Path) -> dict[str, TensorHeader]:
@@ -88,7 +89,7 @@ def _parse(path: Path, text: bytes) -> tuple[dict[str, TensorHeader], int]:
             element_bytes = ELEMENT_BYTES.get(entry["dtype"])
             if min(begin, end - begin, *shape, 0) < 0 or (element_bytes and prod(shape) * element_bytes != end - begin):
                 raise ValueError(f"{name} of shape {list(shape)} and type {entry['dtype']} takes {end - begin} bytes")
-            headers[name] = TensorHeader(dtype=entry["dtype"], shape=shape, file=path)
+            headers[name] = TensorHeader(entry["dtype"], shape, path, start=LENGTH_BYTES + len(text) + begin)
             end_bytes = max(end_bytes, end)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

@@ -72,21 +72,38 @@ def load_task_model(checkpoint: Checkpoint, task: TaskInfo, *, seed: int, dtype:
     with quiet(), torch.random.fork_rng(devices=[]):
         # `torch.manual_seed` would also reseed every GPU, and those states are not given back.
         torch.default_generator.manual_seed(seed)
-        config = _task_config(checkpoint, task)
-        model, report = _from_pretrained(checkpoint, task.kind, config, dtype)
-        model.eval()
-        new = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
-        _check_body(checkpoint, task, model, report)
-        _check_finite(checkpoint, model.state_dict())
+        model, new = _build(checkpoint, task, dtype)
+        check_finite(checkpoint, model.state_dict())
         if task.kind is TaskKind.CAUSAL_LM:
-            _check_causal(checkpoint, model)
-        if task.kind is not TaskKind.IMAGE_CLASSIFICATION:
-            _set_pad_token(checkpoint, task.kind, model)
-    return TaskModel(
-        model=model,
-        new_parameters=tuple(name for name, _ in model.named_parameters() if name in new),
-        checkpoint=checkpoint,
-    )
+            tokens = causal_probe()
+            with torch.no_grad():
+                check_causal(checkpoint, model, model(**tokens).logits)
+    return TaskModel(model=model, new_parameters=new, checkpoint=checkpoint)
+
+
+def load_with_placeholders(checkpoint: Checkpoint, task: TaskInfo, state: Mapping[str, Tensor], *, seed: int) -> TaskModel:
+    """Load a model like `load_task_model`, from a state dict whose matrices may be placeholders of the right shape.
+
+    Nothing that depends on the values of the weights is checked.
+    """
+    _refuse_quantised(checkpoint)
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model, new = _build(checkpoint, task, torch.float32, state)
+    return TaskModel(model=model, new_parameters=new, checkpoint=checkpoint)
+
+
+def _build(
+    checkpoint: Checkpoint, task: TaskInfo, dtype: torch.dtype, state: Mapping[str, Tensor] | None = None
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """Build the task's model and name its new parameters, in the model's order."""
+    model, report = _from_pretrained(checkpoint, task.kind, _task_config(checkpoint, task), dtype, state)
+    model.eval()
+    new = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    _check_body(checkpoint, task, model, report)
+    if task.kind is not TaskKind.IMAGE_CLASSIFICATION:
+        _set_pad_token(checkpoint, task.kind, model)
+    return model, tuple(name for name, _ in model.named_parameters() if name in new)
 
 
 def load_processor(checkpoint: Checkpoint, kind: TaskKind) -> Any:
@@ -154,7 +171,9 @@ def _task_config(checkpoint: Checkpoint, task: TaskInfo) -> Any:
     return config
 
 
-def _from_pretrained(checkpoint: Checkpoint, kind: TaskKind, config: Any, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+def _from_pretrained(
+    checkpoint: Checkpoint, kind: TaskKind, config: Any, dtype: torch.dtype, state: Mapping[str, Tensor] | None
+) -> tuple[Any, dict[str, Any]]:
     """Return the model and what transformers found missing, unexpected or of another shape."""
     auto = getattr(transformers, AUTO_CLASSES[kind])
     if type(config) not in auto._model_mapping:
@@ -162,10 +181,13 @@ def _from_pretrained(checkpoint: Checkpoint, kind: TaskKind, config: Any, dtype:
             f"transformers has no {kind.value} model for model_type {config.model_type} ({checkpoint.folder}); "
             "give another model or another task"
         )
+    # With a state dict transformers wants no folder, and then only the class itself takes the call.
+    loader = auto if state is None else auto._model_mapping[type(config)]
     try:
-        model, report = auto.from_pretrained(
-            checkpoint.folder,
+        model, report = loader.from_pretrained(
+            checkpoint.folder if state is None else None,
             config=config,
+            state_dict=None if state is None else dict(state),
             dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
@@ -217,7 +239,7 @@ def _check_body(checkpoint: Checkpoint, task: TaskInfo, model: PreTrainedModel, 
         )
 
 
-def _check_finite(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
+def check_finite(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
     """Raise if a tensor holds NaN or an infinity."""
     bad = []
     for name, tensor in tensors.items():
@@ -228,13 +250,23 @@ def _check_finite(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None
         raise CheckpointError(f"{checkpoint.folder} holds NaN or infinite weights in {_few(bad)}; use an undamaged checkpoint")
 
 
-def _check_causal(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Raise if a later token changes an earlier one's prediction: an encoder loads as a language model all the same."""
+def causal_probe() -> dict[str, Tensor]:
+    """Inputs of two samples that differ in their later tokens only."""
     tokens = torch.tensor([[0, 0, 0], [0, 1, 2]])
-    with torch.no_grad():
-        first, second = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[:, 0].float()
-    # Rows of one batch differ by rounding alone; a token that is seen moves the logits by far more.
-    tolerance = 64 * torch.finfo(next(model.parameters()).dtype).eps
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+def check_causal(checkpoint: Checkpoint, model: nn.Module, output: Tensor) -> None:
+    """Raise if a later token changed an earlier one's output: an encoder loads as a language model all the same.
+
+    Args:
+        checkpoint: Named in the error.
+        model: The model, for its class.
+        output: What the model, or its first block, makes of `causal_probe`, [2, tokens, features].
+    """
+    first, second = output[:, 0].float()
+    # Rows of one batch differ by rounding alone; a token that is seen moves the output by far more.
+    tolerance = 64 * torch.finfo(output.dtype).eps
     if float((first - second).abs().max()) > tolerance * float(first.abs().max()):
         raise UnsupportedModelError(
             f"{checkpoint.folder} ({type(model).__name__}) sees the tokens it should predict: it is an encoder, no causal "

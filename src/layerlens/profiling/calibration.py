@@ -21,12 +21,14 @@ class CalibrationBatch:
         num_first: How many belong to the first half.
         gram_rows: Rows of each sample in the Grams; 0 where the batch does not enter them.
         seed: Of what is random in the batch.
+        num_tokens: Tokens of each sample, padding included; 0 if unknown.
     """
 
     samples: tuple[int, ...]
     num_first: int
     gram_rows: int
     seed: int
+    num_tokens: int = 0
 
 
 def choose_samples(candidates: Sequence[int], num_samples: int, seed: int) -> list[int]:
@@ -59,7 +61,8 @@ def calibration_batches(lengths: Sequence[int], *, batch_size: int, gram_tokens:
         balance += len(first) - len(second)
         # Spawned from seed and position, so that neighbours differ in every batch.
         batch_seed = int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
-        batches.append(CalibrationBatch((*first, *second), len(first), rows[position], batch_seed))
+        longest = max(lengths[sample] for sample in members)
+        batches.append(CalibrationBatch((*first, *second), len(first), rows[position], batch_seed, longest))
     return batches
 
 

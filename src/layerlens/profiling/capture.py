@@ -9,12 +9,13 @@ would spend on the weight's gradient is spent here on the halves of G.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -22,7 +23,8 @@ from layerlens.artifacts.layers import LayerSpec
 from layerlens.errors import UnsupportedModelError
 from layerlens.linalg.token_mixing import TokenMixer
 from layerlens.profiling.calibration import CalibrationBatch
-from layerlens.profiling.layer_sums import LayerSums
+from layerlens.profiling.spaces import Space, Tokens, choose_space, input_groups
+from layerlens.profiling.statistics_spaces import empty_statistics
 
 
 @contextmanager
@@ -60,21 +62,44 @@ class _Read:
 
 
 class Capture:
-    """Feeds `LayerSums` from hooks on the layers of a model.
+    """Feeds the statistics of layers from hooks on their modules.
+
+    Args:
+        modules: By layer, the module that runs; there may be others among them.
+        layers: Layers to take the statistics of, in forward order.
+        device: Where these run.
+        num_rows: Tokens of all samples, padding included, that the whole calibration will bring.
+        num_gram_rows: Rows that the Grams will be summed from; None for as many, 0 for no Grams.
+        num_samples: Samples that the whole calibration will bring; 0 if unknown. Of many, only some are sketched.
+        space: Where to keep the statistics; None for the cheaper one, layer by layer.
 
     Attributes:
         sums: By layer, in the order of the layers.
         input_groups: By layer, the first layer that was seen to read the same input.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[LayerSpec]) -> None:
-        device = next(model.parameters()).device
-        self.sums = {spec.layer: LayerSums.empty(spec, device) for spec in layers}
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        layers: Sequence[LayerSpec],
+        *,
+        device: torch.device,
+        num_rows: int,
+        num_gram_rows: int | None = None,
+        num_samples: int = 0,
+        space: Space | None = None,
+    ) -> None:
+        tokens = Tokens(num_rows, num_rows if num_gram_rows is None else num_gram_rows, num_samples)
+        self._spaces = {spec.layer: space or choose_space(group, tokens) for group in input_groups(layers) for spec in group}
+        self.sums = {spec.layer: empty_statistics(spec, self._spaces[spec.layer], tokens, device) for spec in layers}
         self.input_groups: dict[str, str] = {}
-        self._modules = {spec.layer: model.get_submodule(spec.layer) for spec in layers}
+        self._modules = {spec.layer: modules[spec.layer] for spec in layers}
         self._inputs: dict[str, _Read] = {}
         self._readers: dict[tuple[Any, ...], str] = {}
+        self._feeders: dict[tuple[str, Space], str] = {}
         self._batch = CalibrationBatch((), 0, gram_rows=0, seed=0)
+        self._part = range(0)
+        self._num_before = 0
         self._mixer: TokenMixer | None = None
         self._labels = "empirical"
         self._num_backwards = {"empirical": 0, "true": 0}
@@ -92,11 +117,29 @@ class Capture:
                 handle.remove()
             self._forget()
 
-    def start_batch(self, batch: CalibrationBatch, mask: Bool[Tensor, "samples tokens"] | None) -> None:
-        """Say which samples the next forward pass holds, and which of their tokens are no padding (None: all)."""
+    def skip(self, num_samples: int) -> None:
+        """Say that so many samples of the pass run in other processes before this one's first."""
+        self._num_before = num_samples
+
+    def start_batch(
+        self, batch: CalibrationBatch, mask: Bool[Tensor, "samples tokens"] | None, part: slice | None = None
+    ) -> None:
+        """Say which samples the next forward pass holds.
+
+        Args:
+            batch: The batch.
+            mask: Which tokens of the whole batch are no padding; None: all.
+            part: Which samples of the batch run now; None: all. Parts of a batch must come in its order, one after the other,
+                and give the same sums as the whole.
+        """
         self._forget()
-        self._batch = batch
-        self._mixer = TokenMixer(batch.gram_rows, batch.seed, mask) if batch.gram_rows else None
+        self._num_before += len(self._part)
+        self._batch, self._part = batch, range(len(batch.samples))[part or slice(None)]
+        self._mixer = None
+        if batch.gram_rows:
+            self._mixer = TokenMixer(
+                batch.gram_rows, batch.seed, mask, num_samples=len(batch.samples), part=slice(self._part.start, self._part.stop)
+            )
 
     def start_backward(self, labels: str, *, fills_gram: bool, is_last: bool) -> None:
         """Say whose labels the next backward pass is at, and whether it fills B and is the batch's last."""
@@ -107,13 +150,13 @@ class Capture:
         self._num_backwards[self._labels] += 1
         for sums in self.sums.values():
             if len(sums.norms[self._labels]) < self._num_backwards[self._labels]:
-                sums.norms[self._labels].append(sums.first.new_zeros(len(self._batch.samples)))
+                sums.add_zero(len(self._part), self._labels)
 
     def _forget(self) -> None:
         self._inputs.clear()
         self._readers.clear()
         for sums in self.sums.values():
-            sums.shared.token_gram = None
+            sums.shared.end_batch()
 
     def _on_forward(self, name: str, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if name in self._inputs:
@@ -121,12 +164,12 @@ class Capture:
                 f"layer {name} runs more than once in one forward pass; layers that share a weight cannot be profiled"
             )
         source = args[0].detach()
-        inputs = _as_sequences(source, len(self._batch.samples), name)
+        inputs = _as_sequences(source, len(self._part), name)
         self._inputs[name] = _Read(inputs, source, source._version)
         leader = self._readers.setdefault((source.data_ptr(), source.shape, source.stride()), name)
         self._join(name, leader)
-        if leader == name and self._mixer is not None:
-            self.sums[name].shared.add(inputs, self._mixer)
+        if self._feeders[leader, self._spaces[name]] == name:
+            self.sums[name].shared.add(inputs, self._mixer, self._num_before)
         if not output.requires_grad:
             # Nothing below needs a gradient, so the graph starts here.
             output.requires_grad_()
@@ -136,8 +179,9 @@ class Capture:
         """Layers that read the very same tensor share its Grams; which they are shows in the first forward pass."""
         if name not in self.input_groups:
             self.input_groups[name] = leader
-            self.sums[name].shared = self.sums[leader].shared
-            self.sums[name].shared.num_sharing += 1
+            # Layers in different spaces have nothing to share.
+            feeder = self._feeders.setdefault((leader, self._spaces[name]), name)
+            self.sums[name].share(self.sums[feeder].shared)
         elif self.input_groups[name] != leader:
             raise UnsupportedModelError(
                 f"layer {name} reads the input of {leader} in one batch and not in another; it cannot be profiled"
@@ -149,8 +193,8 @@ class Capture:
             raise UnsupportedModelError(f"the input of layer {name} is changed in place after the layer has read it")
         self.sums[name].add(
             read.inputs,
-            _as_sequences(gradient.detach(), len(self._batch.samples), name),
-            self._batch,
+            _as_sequences(gradient.detach(), len(self._part), name),
+            min(max(0, self._batch.num_first - self._part.start), len(self._part)),
             self._labels,
             self._mixer if self._fills_gram else None,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,16 +12,21 @@ from torch import Tensor, nn
 
 def first_not_finite(model: nn.Module, inputs: dict[str, Any]) -> str | None:
     """Name of the first module, in the order they finish, with an output that is not finite; None if there is none."""
+    return first_not_finite_layer(model, lambda: model(**inputs))
+
+
+def first_not_finite_layer(module: nn.Module, forward: Callable[[], Any]) -> str | None:
+    """The same for any forward pass that runs inside `module`; names are relative to it."""
     found: list[str] = []
 
     def look(name: str, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         if not found and isinstance(output, Tensor) and not torch.isfinite(output).all():
             found.append(name)
 
-    handles = [module.register_forward_hook(partial(look, name)) for name, module in model.named_modules() if name]
+    handles = [child.register_forward_hook(partial(look, name)) for name, child in module.named_modules() if name]
     try:
         with torch.no_grad():
-            model(**inputs)
+            forward()
     finally:
         for handle in handles:
             handle.remove()

@@ -1,4 +1,4 @@
-"""Samples that a random head is fitted on before anything is measured."""
+"""Samples that a random head is fitted on before anything is measured, and the fit itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from layerlens.artifacts.layers import ModelLayout
+from layerlens.artifacts.profile import HeadFit
+from layerlens.config import ProfilingConfig
+from layerlens.data.dataset import LoadedData
+from layerlens.data.partition import Partition
+from layerlens.models.head import Features, fit_head
+from layerlens.models.load import TaskModel
 
 #: Held-out samples of the head's early stopping, as a share of all it gets.
 _HELD_OUT_SHARE = 0.2
@@ -34,3 +42,34 @@ def choose_head_samples(candidates: Sequence[int], measured: Sequence[int], num_
     wanted = [pool[position] for position in order[: round(num_samples * (1 + _HELD_OUT_SHARE))]]
     num_held_out = max(1, round(len(wanted) * _HELD_OUT_SHARE / (1 + _HELD_OUT_SHARE)))
     return HeadSamples(train=wanted[num_held_out:], held_out=wanted[:num_held_out], has_overlap=has_overlap)
+
+
+def fit_new_head(
+    task_model: TaskModel,
+    layout: ModelLayout,
+    data: LoadedData,
+    part: Partition,
+    chosen: list[int],
+    config: ProfilingConfig,
+    warnings: list[str],
+    features: Features | None = None,
+) -> HeadFit | None:
+    """Fit what is random in the head, on samples of `part.train`; None where nothing is.
+
+    Args:
+        task_model: Fitted in place.
+        layout: For its head.
+        data: Samples and task.
+        part: Which samples may be used.
+        chosen: Samples that will be measured.
+        config: How many samples to fit on.
+        warnings: Told where measured samples had to serve.
+        features: As `fit_head` takes them.
+    """
+    if not task_model.new_parameters:
+        return None
+    samples = choose_head_samples(part.train, chosen, config.head_samples, config.seed)
+    if samples.has_overlap:
+        warnings.append("the head was fitted on samples that are measured as well: the data is too small for both")
+    train, held_out = data.take(samples.train), data.take(samples.held_out)
+    return fit_head(task_model, layout, train, held_out, data.task, seed=config.seed, features=features)

@@ -57,6 +57,7 @@ def layer_records(
     proxies: Proxies | None,
     input_groups: Mapping[str, str],
     weights: Mapping[str, float],
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]],
 ) -> list[LayerProfile]:
     """Build each layer's record.
 
@@ -66,6 +67,7 @@ def layer_records(
         proxies: `proxy_eval` of every layer, or None.
         input_groups: By layer, the first layer seen to read the same input.
         weights: Of each metric in the utility.
+        intervals: By layer, 95 % intervals of metrics and utility.
     """
     complete = {
         spec.layer: dict(raw[spec.layer]) | ({"proxy_eval": proxies.values[spec.layer]} if proxies else {}) for spec in layers
@@ -85,6 +87,7 @@ def layer_records(
             normalised=normalised,
             utility=utility(normalised, weights),
             proxy_source=source,
+            intervals=dict(intervals.get(spec.layer, {})),
         )
         logger.debug("%s: raw %s, normalised %s, utility %.4f", spec.layer, record.metrics, normalised, record.utility)
         records.append(record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerlens.profiling.statistics_pass import Statistics
+from layerlens.profiling.statistics import Statistics
 
 
 def raw_metrics(statistics: Statistics) -> dict[str, dict[str, float]]:
@@ -17,8 +17,7 @@ def raw_metrics(statistics: Statistics) -> dict[str, dict[str, float]]:
     num_samples = sum(statistics.half_sizes)
     metrics: dict[str, dict[str, float]] = {}
     for name, sums in statistics.layers.items():
-        mean = (sums.first + sums.second).div_(num_samples)
-        norm_squared = float(mean.double().square().sum().item())
+        norm_squared = sums.mean_gradient_energy(num_samples)
         empirical = float(statistics.norms(name, "empirical").mean())
         values = {"gradient_energy": norm_squared - empirical / num_samples, "fisher": empirical}
         if sums.norms["true"]:

@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import platform
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
 from layerlens.artifacts.layers import BlockSpec, ModelLayout
-from layerlens.artifacts.profile import BlockProfile, DataInfo, HeadFit, LayerProfile, Profile, Timing
-from layerlens.artifacts.versions import installed_versions
+from layerlens.artifacts.profile import BlockProfile, HeadFit, Profile, Timing
 from layerlens.config import ProfilingConfig, default_max_rank
 from layerlens.data.dataset import LoadedData
-from layerlens.data.example import Batch
+from layerlens.data.example import Batch, Example
 from layerlens.data.partition import Partition
 from layerlens.data.task import Task
 from layerlens.errors import DataError
 from layerlens.linalg.singular_values import singular_values
-from layerlens.models.head import describe_model, fit_head
+from layerlens.models.head import describe_model
 from layerlens.models.load import TaskModel
 from layerlens.models.weights import weight_matrix
 from layerlens.profiling.activation_memory import activation_bytes
+from layerlens.profiling.assembly import Measured, assemble_profile
 from layerlens.profiling.batch_device import to_device_of
 from layerlens.profiling.block_timing import time_model
 from layerlens.profiling.calibration import calibration_batches, choose_samples
-from layerlens.profiling.gains import gain_curves
-from layerlens.profiling.head_samples import choose_head_samples
+from layerlens.profiling.head_samples import fit_new_head
+from layerlens.profiling.intervals import resampled_counts
 from layerlens.profiling.latency import latency_models
-from layerlens.profiling.layer_records import layer_records, proxy_warnings, weights_of
-from layerlens.profiling.metrics import raw_metrics
-from layerlens.profiling.normalisation import spread_warnings
+from layerlens.profiling.measures import measure_layers
+from layerlens.profiling.processes import ALONE, Processes
 from layerlens.profiling.proxies import measure_proxies
 from layerlens.profiling.sample_lengths import sample_lengths
+from layerlens.profiling.stages import Stages, threads
+from layerlens.profiling.statistics import Statistics
 from layerlens.profiling.statistics_pass import collect_statistics
 from layerlens.profiling.typical_batch import typical_samples
 from layerlens.progress import SILENT, Progress
@@ -51,6 +50,7 @@ def profile_model(
     config: ProfilingConfig,
     *,
     command: str,
+    processes: Processes = ALONE,
     progress: Progress | None = None,
 ) -> tuple[Profile, dict[str, np.ndarray], Timing]:
     """Measure every planned layer of a model on samples of `part.train`.
@@ -62,6 +62,7 @@ def profile_model(
         part: Which samples may be used; the others are never read.
         config: What to measure, on how much.
         command: The invocation, for the record.
+        processes: Processes that share the samples; the others call `assist_profile`.
         progress: Who watches.
 
     Returns:
@@ -74,106 +75,119 @@ def profile_model(
         UnsupportedModelError: A layer's statistics cannot be told apart by sample.
     """
     watcher = progress or SILENT
-    stages = _Stages()
+    stages = Stages()
     model, task, layers = task_model.model, data.task, layout.layers
-    chosen = choose_samples(part.train, config.num_samples, config.seed)
-    if len(chosen) < 2:
-        raise DataError(f"{data.id} leaves {len(chosen)} training samples to profile on, 2 or more are needed; use more data")
     warnings: list[str] = []
-    with _threads(config.threads):
-        with stages.timed("head_fit"):
-            head_fit = _fit_head(task_model, layout, data, part, chosen, config, warnings)
-        with stages.timed("statistics"):
-            examples = data.take(chosen)
-            lengths = sample_lengths(model, layers, task, examples)
-            batches = calibration_batches(lengths, batch_size=config.batch_size, gram_tokens=config.gram_tokens, seed=config.seed)
-            statistics = collect_statistics(
-                model,
-                layers,
-                task,
-                examples,
-                batches,
-                fisher_labels=config.fisher_labels,
-                seed=config.seed,
-                sample_names=chosen,
-                progress=watcher,
-            )
-            raw = raw_metrics(statistics)
+    with threads(config.threads):
+        found = _Pass.run(task_model, layout, data, part, config, processes, stages, warnings, watcher)
+        statistics, chosen, examples, lengths = found.statistics, found.chosen, found.examples, found.lengths
+        info = describe_model(task_model, layout)
         arrays: dict[str, np.ndarray] = {}
         with stages.timed("spectra"):
             for spec in watcher.track(layers, "spectra", total=len(layers)):
                 values = singular_values(weight_matrix(model.get_submodule(spec.layer)))
                 arrays[f"spectrum/{spec.layer}"] = values.cpu().numpy()
-        info = describe_model(task_model, layout)
         with stages.timed("curves"):
-            max_rank = config.max_rank or default_max_rank(info.hidden_size)
-            curves = gain_curves(statistics, layers, damping=config.damping, max_rank=max_rank, progress=watcher)
-            arrays |= {f"gain/{layer}": curve for layer, curve in curves.items()}
-        gram_tokens = max((sums.shared.num_rows for sums in statistics.layers.values()), default=0)
+            gram_tokens = max((sums.shared.num_rows for sums in statistics.layers.values()), default=0)
+            measures = measure_layers(
+                statistics,
+                layers,
+                resampled_counts(len(chosen), seed=config.seed),
+                damping=config.damping,
+                max_rank=config.max_rank or default_max_rank(info.hidden_size),
+                progress=watcher,
+            )
+            arrays |= {f"gain/{layer}": curve for layer, curve in measures.curves.items()}
         input_groups, losses = statistics.input_groups, statistics.losses
+        head_fit = found.head_fit
         # The Grams are the largest thing in memory; nothing below needs them.
-        del statistics
+        del statistics, found
         with stages.timed("proxies"):
             proxies = measure_proxies(model, layers, layout.blocks, task, examples, lengths, config, watcher)
-        warnings += proxy_warnings(config, proxies)
         with stages.timed("timing"):
             typical = typical_samples(lengths, config.batch_size)
             batch = to_device_of(model, task.collate([examples[sample] for sample in typical]))
             num_padded = len(typical) * max(lengths[sample] for sample in typical)
             timing = _time(model, layout, task, batch, len(typical), num_padded)
             blocks = _blocks(model, layout.blocks, task, batch, num_padded)
-    weights = weights_of(config, proxies)
-    records: list[LayerProfile] = layer_records(layers, raw, proxies, input_groups, weights)
-    warnings += spread_warnings([record.utility for record in records], [record.metrics for record in records], len(chosen))
-    profile = Profile(
-        model=info,
-        task=task.info,
-        data=DataInfo(
-            id=data.id,
-            hash=data.hash(chosen),
-            num_samples=len(chosen),
-            num_tokens=sum(lengths),
-            gram_tokens=gram_tokens,
-            columns=data.columns,
-        ),
-        layers=records,
-        blocks=blocks,
-        head=layout.head,
-        is_roles_guessed=layout.is_guessed,
-        fisher_labels=config.fisher_labels.value,
-        metric_weights=weights,
+    measured = Measured(
+        measures=measures,
+        input_groups=input_groups,
+        losses=losses,
+        gram_tokens=gram_tokens,
+        lengths=lengths,
         head_fit=head_fit,
-        proxy=proxies.settings if proxies else None,
-        mean_length=sum(lengths) / len(lengths),
-        base_loss=float(losses.mean()),
-        seed=config.seed,
-        config=config.model_dump(mode="json"),
-        command=command,
-        versions=installed_versions(*_PACKAGES),
+        proxies=proxies,
+        blocks=blocks,
         warnings=warnings,
     )
-    for warning in warnings:
+    profile = assemble_profile(measured, info, layout, data, chosen, config, command)
+    for warning in profile.warnings:
         watcher.note(warning)
     return profile, arrays, timing.model_copy(update={"stages": stages.seconds})
 
 
-def _fit_head(
+def assist_profile(
     task_model: TaskModel,
     layout: ModelLayout,
     data: LoadedData,
     part: Partition,
-    chosen: list[int],
     config: ProfilingConfig,
-    warnings: list[str],
-) -> HeadFit | None:
-    """Fit what is random in the head; None where nothing is."""
-    if not task_model.new_parameters:
-        return None
-    samples = choose_head_samples(part.train, chosen, config.head_samples, config.seed)
-    if samples.has_overlap:
-        warnings.append("the head was fitted on samples that are measured as well: the data is too small for both")
-    train, held_out = data.take(samples.train), data.take(samples.held_out)
-    return fit_head(task_model, layout, train, held_out, data.task, seed=config.seed)
+    *,
+    processes: Processes,
+) -> None:
+    """Measure this process's share of the samples for the first process, which runs `profile_model` with the same arguments."""
+    with threads(config.threads):
+        _Pass.run(task_model, layout, data, part, config, processes, Stages(), [], SILENT)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """The statistics of the samples, and which these are."""
+
+    statistics: Statistics
+    chosen: list[int]
+    examples: list[Example]
+    lengths: list[int]
+    head_fit: HeadFit | None
+
+    @classmethod
+    def run(
+        cls,
+        task_model: TaskModel,
+        layout: ModelLayout,
+        data: LoadedData,
+        part: Partition,
+        config: ProfilingConfig,
+        processes: Processes,
+        stages: Stages,
+        warnings: list[str],
+        watcher: Progress,
+    ) -> _Pass:
+        """Fit a new head, then run the pass."""
+        model, task = task_model.model, data.task
+        chosen = choose_samples(part.train, config.num_samples, config.seed)
+        if len(chosen) < 2:
+            raise DataError(f"{data.id} leaves {len(chosen)} training samples to profile on, 2 or more are needed; use more data")
+        with stages.timed("head_fit"):
+            head_fit = fit_new_head(task_model, layout, data, part, chosen, config, warnings)
+            processes.share_parameters(model, task_model.new_parameters)
+        with stages.timed("statistics"):
+            examples = data.take(chosen)
+            lengths = sample_lengths(model, layout.layers, task, examples)
+            statistics = collect_statistics(
+                model,
+                layout.layers,
+                task,
+                examples,
+                calibration_batches(lengths, batch_size=config.batch_size, gram_tokens=config.gram_tokens, seed=config.seed),
+                fisher_labels=config.fisher_labels,
+                seed=config.seed,
+                sample_names=chosen,
+                processes=processes,
+                progress=watcher,
+            )
+        return cls(statistics, chosen, examples, lengths, head_fit)
 
 
 def _time(model: nn.Module, layout: ModelLayout, task: Task, batch: Batch, batch_size: int, num_tokens: int) -> Timing:
@@ -197,28 +211,3 @@ def _blocks(model: nn.Module, blocks: list[BlockSpec], task: Task, batch: Batch,
         BlockProfile(**block.model_dump(), activation_bytes_per_token=saved / num_tokens)
         for block, saved in zip(blocks, counted, strict=True)
     ]
-
-
-class _Stages:
-    """Seconds of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - start
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Use that many processor threads until the block ends; torch's own choice if none."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

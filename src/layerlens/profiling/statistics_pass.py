@@ -7,7 +7,6 @@ of the model's own predictive distribution, while the debiasing of the gradient 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,46 +22,12 @@ from layerlens.profiling.batch_device import to_device_of
 from layerlens.profiling.calibration import CalibrationBatch
 from layerlens.profiling.capture import Capture, frozen
 from layerlens.profiling.first_not_finite import first_not_finite
-from layerlens.profiling.layer_sums import LayerSums
+from layerlens.profiling.layer_statistics import LayerStatistics
 from layerlens.profiling.loss_terms import loss_terms
+from layerlens.profiling.processes import ALONE, Processes
+from layerlens.profiling.spaces import Space, expected_tokens
+from layerlens.profiling.statistics import Statistics
 from layerlens.progress import SILENT, Progress
-
-
-@dataclass
-class Statistics:
-    """What the pass leaves.
-
-    Attributes:
-        layers: Sums of each layer.
-        input_groups: By layer, the first layer that was seen to read the same input.
-        losses: Loss of each sample in nats, in calibration order.
-        half_sizes: Samples of the two halves.
-        num_terms: Mean number of log-likelihoods that a sample's loss is the mean of.
-        positions: Calibration position of each sample in the order of the pass (the order of the norms).
-    """
-
-    layers: dict[str, LayerSums]
-    input_groups: dict[str, str]
-    losses: Float[np.ndarray, " samples"]
-    half_sizes: tuple[int, int]
-    num_terms: float
-    positions: list[int]
-
-    def mean_gradients(
-        self, layer: str
-    ) -> tuple[Float[Tensor, "out_features in_features"], Float[Tensor, "out_features in_features"]]:
-        """Mean per-sample gradient of each half."""
-        sums = self.layers[layer]
-        return sums.first / max(1, self.half_sizes[0]), sums.second / max(1, self.half_sizes[1])
-
-    def norms(self, layer: str, labels: str) -> Float[np.ndarray, " samples"]:
-        """Squared norm of each sample's gradient in float64, in calibration order; empty if not measured."""
-        parts = self.layers[layer].norms[labels]
-        if not parts:
-            return np.zeros(0)
-        ordered = np.zeros(len(self.positions))
-        ordered[self.positions] = torch.cat(parts).double().cpu().numpy()
-        return ordered
 
 
 def collect_statistics(
@@ -75,6 +40,8 @@ def collect_statistics(
     fisher_labels: FisherLabels = FisherLabels.EMPIRICAL,
     seed: int = 0,
     sample_names: Sequence[int] | None = None,
+    space: Space | None = None,
+    processes: Processes = ALONE,
     progress: Progress = SILENT,
 ) -> Statistics:
     """Run the pass over the calibration samples.
@@ -88,21 +55,37 @@ def collect_statistics(
         fisher_labels: Labels of the Fisher trace and of B.
         seed: Seed of sampled labels.
         sample_names: Position of each sample in the data set, for messages.
+        space: Where every layer's statistics are kept; None for the cheaper space, layer by layer.
+        processes: Processes that share the batches; only the first one's result is of all samples then.
         progress: Told of every batch.
 
     Raises:
         NotFiniteError: A loss or gradient is NaN or infinite; names the sample, or the layer where it arises.
         UnsupportedModelError: A layer's statistics cannot be told apart by sample.
     """
-    capture = Capture(model, layers)
-    generator = torch.Generator().manual_seed(seed)
+    tokens = expected_tokens(batches)
+    capture = Capture(
+        {spec.layer: model.get_submodule(spec.layer) for spec in layers},
+        layers,
+        device=next(model.parameters()).device,
+        num_rows=tokens.num_rows,
+        num_gram_rows=tokens.num_gram_rows,
+        num_samples=tokens.num_samples,
+        # What other processes found is added up, which rows of tokens are not made for.
+        space=space if processes.count == 1 else Space.FEATURES,
+    )
+    generator = torch.Generator()
     losses = np.zeros(len(examples))
     num_terms = 0.0
     is_true = fisher_labels is FisherLabels.TRUE
     names = sample_names if sample_names is not None else range(len(examples))
     not_finite: tuple[CalibrationBatch, Batch, Tensor] | None = None
     with frozen(model), capture.hooked():
-        for batch in progress.track(batches, "statistics", total=len(batches)):
+        own = processes.share(batches)
+        capture.skip(sum(len(batch.samples) for batch in batches[: own.start]))
+        for position in progress.track(own, "statistics", total=len(own)):
+            batch = batches[position]
+            generator.manual_seed(label_seed(batch, seed))
             values = to_device_of(model, task.collate([examples[sample] for sample in batch.samples]))
             inputs = task.model_inputs(values)
             capture.start_batch(batch, task.token_mask(values))
@@ -125,8 +108,8 @@ def collect_statistics(
             num_terms += loss_terms(task.info.kind, values).sum().item()
     if not_finite is not None:
         raise _not_finite_loss(model, task, *not_finite, names)
-    _check_norms(capture.sums)
-    return Statistics(
+    check_norms(capture.sums)
+    statistics = Statistics(
         layers=capture.sums,
         input_groups=capture.input_groups,
         losses=losses,
@@ -134,6 +117,12 @@ def collect_statistics(
         num_terms=num_terms / max(1, len(examples)),
         positions=[sample for batch in batches for sample in batch.samples],
     )
+    return processes.merge(statistics)
+
+
+def label_seed(batch: CalibrationBatch, seed: int) -> int:
+    """Seed of the labels that are sampled for a batch: its own, so that it matters neither what ran before nor where."""
+    return (batch.seed << 16) + seed
 
 
 def _not_finite_loss(
@@ -153,7 +142,12 @@ def _not_finite_loss(
     )
 
 
-def _check_norms(layers: dict[str, LayerSums]) -> None:
+def check_norms(layers: dict[str, LayerStatistics]) -> None:
+    """Refuse statistics that are not finite.
+
+    Raises:
+        NotFiniteError: Names the layer where it arises.
+    """
     # Backward runs from the last layer to the first: the last one that is not finite is where it arises.
     for name, sums in reversed(layers.items()):
         if not all(bool(torch.isfinite(part).all()) for parts in sums.norms.values() for part in parts):

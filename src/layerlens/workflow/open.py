@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from layerlens.artifacts.layers import ModelLayout
 from layerlens.artifacts.plan import Plan
 from layerlens.artifacts.profile import TaskInfo
-from layerlens.config import DataConfig
+from layerlens.config import DataConfig, ProfilingConfig
 from layerlens.data.dataset import LoadedData, load_dataset
 from layerlens.data.partition import Partition, partition
 from layerlens.errors import ManifestError
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
 from layerlens.models.load import TaskModel, load_processor, load_task_model
 from layerlens.models.roles import describe_layers
+from layerlens.models.streamed.load import load_streamed_model
+from layerlens.workflow.execution import is_streamed
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,18 @@ def open_model(model: str, data: str, config: DataConfig, *, has_eval_data: bool
     checkpoint = open_checkpoint(model)
     loaded = open_data(checkpoint, data, config)
     return _opened(checkpoint, loaded, loaded.task.info, config.seed, config.seed, has_eval_data=has_eval_data)
+
+
+def open_profile_model(model: str, data: str, config: ProfilingConfig) -> Opened:
+    """Open a model and its data for a profile: in memory, or as a `StreamedModel` where it shall stay on disk."""
+    checkpoint = open_checkpoint(model)
+    streams = is_streamed(checkpoint, config)
+    loaded = open_data(checkpoint, data, config)
+    if not streams:
+        return _opened(checkpoint, loaded, loaded.task.info, config.seed, config.seed, has_eval_data=False)
+    part = partition(len(loaded.examples), loaded.splits, seed=config.seed, has_eval_data=False)
+    streamed = load_streamed_model(checkpoint, loaded.task.info, seed=config.seed)
+    return Opened(checkpoint, streamed, streamed.layout, loaded, part)
 
 
 def open_plan_model(plan: Plan, data: str, config: DataConfig, *, has_eval_data: bool = False) -> Opened:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from layerlens.artifacts.profile import PROFILE_FILE, Profile, load_profile, save_profile
 from layerlens.artifacts.store import claim_folder, release_folder
 from layerlens.config import ProfilingConfig, output_path
-from layerlens.errors import LayerLensError
-from layerlens.profiling.run import profile_model
+from layerlens.errors import ConfigError, LayerLensError
+from layerlens.models.streamed.load import StreamedModel
+from layerlens.profiling.processes import Processes, leave_processes, started_processes
+from layerlens.profiling.run import assist_profile, profile_model
+from layerlens.profiling.streamed.calibrated import measure_demand
+from layerlens.profiling.streamed.memory_plan import choose_settings
+from layerlens.profiling.streamed.run import profile_streamed
 from layerlens.progress import SILENT, Progress
-from layerlens.workflow.open import Opened, open_model
+from layerlens.workflow.open import Opened, open_profile_model
+
+#: Where a streamed profile keeps its hidden states and its journal until it is done.
+WORK_FOLDER = "work"
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,8 @@ def profile(
     """
     config = config or ProfilingConfig()
     folder = output_path(out)
-    opened = open_model(model, data, config)
+    processes = started_processes()
+    opened = open_profile_model(model, data, config)
     if dry_run:
         return ProfileResult(folder, None, facts=_facts(opened, config))
     identity = {
@@ -63,22 +74,64 @@ def profile(
         "data": data,
         "config": config.model_dump(mode="json"),
     }
+    if not processes.is_first:
+        return _assist(opened, config, folder, processes)
     if claim_folder(folder, identity) and (folder / PROFILE_FILE).exists():
         found, _, timing = load_profile(folder)
         progress.note(f"{folder} already holds this profile")
         return ProfileResult(folder, found, seconds=timing.stages if timing else {})
+    work = folder / WORK_FOLDER
     try:
-        measured, arrays, timing = profile_model(
-            opened.task_model, opened.layout, opened.data, opened.part, config, command=command, progress=progress
-        )
+        if isinstance(opened.task_model, StreamedModel):
+            _refuse_several(processes)
+            measured, arrays, timing = profile_streamed(
+                opened.task_model,
+                opened.data,
+                opened.part,
+                config,
+                work=work,
+                settings_for=partial(choose_settings, max_memory=config.max_memory, max_store=config.max_store),
+                command=command,
+                progress=progress,
+            )
+        else:
+            measured, arrays, timing = profile_model(
+                opened.task_model,
+                opened.layout,
+                opened.data,
+                opened.part,
+                config,
+                command=command,
+                processes=processes,
+                progress=progress,
+            )
         save_profile(folder, measured, arrays, timing)
+        shutil.rmtree(work, ignore_errors=True)
+        leave_processes()
     except LayerLensError:
+        shutil.rmtree(work, ignore_errors=True)
         release_folder(folder)
         raise
     return ProfileResult(folder, measured, seconds=timing.stages)
 
 
+def _assist(opened: Opened, config: ProfilingConfig, folder: Path, processes: Processes) -> ProfileResult:
+    """Measure this process's share of the samples for the first one, and write nothing."""
+    if isinstance(opened.task_model, StreamedModel):
+        _refuse_several(processes)
+    assist_profile(opened.task_model, opened.layout, opened.data, opened.part, config, processes=processes)
+    leave_processes()
+    return ProfileResult(folder, None)
+
+
+def _refuse_several(processes: Processes) -> None:
+    if processes.count > 1:
+        raise ConfigError("a model that is streamed is profiled by one process; start one, or hold it with --execution memory")
+
+
 def _facts(opened: Opened, config: ProfilingConfig) -> dict[str, str]:
+    if isinstance(opened.task_model, StreamedModel):
+        return _streamed_facts(opened.task_model, opened, config)
     samples = min(config.num_samples, len(opened.part.train))
     parameters = sum(parameter.numel() for parameter in opened.task_model.model.parameters())
     # Two halves of the mean gradient, and one Gram on each side of each layer.
@@ -92,4 +145,20 @@ def _facts(opened: Opened, config: ProfilingConfig) -> dict[str, str]:
         + (" (roles guessed from the tree)" if opened.layout.is_guessed else ""),
         "samples": f"{samples} of {len(opened.part.train)} training samples, at most {config.max_length} tokens each",
         "memory": f"{4 * (parameters + gradients + grams) / 2**20:,.0f} MiB of weights and statistics, beside activations",
+    }
+
+
+def _streamed_facts(model: StreamedModel, opened: Opened, config: ProfilingConfig) -> dict[str, str]:
+    demand = measure_demand(model, opened.data, opened.part, config)
+    settings = choose_settings(demand, max_memory=config.max_memory, max_store=config.max_store)
+    samples = min(config.num_samples, len(opened.part.train))
+    return {
+        "model": f"{opened.checkpoint.id} ({model.info.architecture}, {model.info.num_parameters:,} parameters), block by block",
+        "task": f"{opened.data.task.info.kind} on {opened.data.id}, columns {opened.data.columns or 'none'}",
+        "layers": f"{len(opened.layout.layers)} in {len(opened.layout.blocks)} blocks"
+        + (" (roles guessed from the tree)" if opened.layout.is_guessed else ""),
+        "samples": f"{samples} of {len(opened.part.train)} training samples, at most {config.max_length} tokens each",
+        "memory": f"{demand.peak(settings) / 2**20:,.0f} MiB at the peak, {settings.tokens_at_once:,} tokens at once, "
+        f"{settings.num_sweeps} sweep(s) a block, weights {'held' if settings.holds_weights else 'read in slices'}",
+        "disk": f"{settings.num_slots * demand.slot_bytes / 2**20:,.0f} MiB of hidden states",
     }

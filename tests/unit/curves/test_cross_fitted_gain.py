@@ -9,7 +9,8 @@ from torch import Tensor
 
 from layerlens.curves.concave_envelope import concave_envelope
 from layerlens.curves.cross_fitted_gain import cross_fitted_gain
-from layerlens.linalg.cholesky_whitening import damped_cholesky, whiten
+from layerlens.linalg.cholesky_whitening import damped_whitener
+from layerlens.linalg.gram import GramSum
 
 DAMPING = 0.03
 
@@ -21,6 +22,16 @@ def _randn(seed: int, *shape: int) -> Tensor:
 def _inverse_root(gram: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(gram)
     return vectors @ torch.diag((values + DAMPING * values.mean()).rsqrt()) @ vectors.t()
+
+
+def _whitened(gradient: Tensor, inputs: Tensor, outputs: Tensor, num_samples: int, damping: float = DAMPING) -> Tensor:
+    """Whitened by the mean over input rows, and by the sum over output rows and the mean over samples."""
+    whitened = gradient.clone()
+    for rows, count, matrix in ((inputs, len(inputs), whitened), (outputs, num_samples, whitened.t())):
+        gram = GramSum(rows.shape[1], len(rows))
+        gram.add(rows.to(gradient.dtype))
+        damped_whitener(gram, count, damping).apply_(matrix)
+    return whitened
 
 
 def _oracle(first: Tensor, second: Tensor, input_gram: Tensor, output_gram: Tensor) -> np.ndarray:
@@ -41,8 +52,7 @@ def test_the_curve_equals_the_explicit_whitening_and_svd(outputs: int, inputs: i
     input_gram, output_gram = x.t() @ x / 40, g.t() @ g / 10
     signal = _randn(2, outputs, inputs)
     first, second = signal + 0.3 * _randn(3, outputs, inputs), signal + 0.3 * _randn(4, outputs, inputs)
-    factors = damped_cholesky(output_gram.to(dtype), DAMPING), damped_cholesky(input_gram.to(dtype), DAMPING)
-    whitened = [whiten(half.to(dtype), *factors) for half in (first, second)]
+    whitened = [_whitened(half.to(dtype), x, g, 10) for half in (first, second)]
     expected = concave_envelope(_oracle(first, second, input_gram, output_gram)[:4])
     np.testing.assert_allclose(cross_fitted_gain(*whitened, 4), expected, rtol=tolerance)
 
@@ -103,10 +113,7 @@ def test_the_gain_is_in_the_units_of_a_loss_that_can_be_minimised_exactly() -> N
     target = 0.5 * _randn(2, outputs, inputs)
     residual = -(x @ target.t()) - _randn(3, samples, outputs)
     gradient = residual.t() @ x / samples
-    input_gram = x.t() @ x / samples
-    output_gram = torch.eye(outputs, dtype=torch.float64)
-    factors = damped_cholesky(output_gram, 1e-9), damped_cholesky(input_gram, 1e-9)
-    whitened = whiten(gradient, *factors)
+    whitened = _whitened(gradient, x, torch.eye(outputs, dtype=torch.float64), 1, damping=1e-9)
     curve = cross_fitted_gain(whitened, whitened, outputs)
     exact = torch.linalg.lstsq(x, -residual).solution.t()
     drop = 0.5 * (residual.square().sum() - (residual + x @ exact.t()).square().sum()).item() / samples

@@ -54,3 +54,39 @@ def test_a_layer_of_another_length_has_no_padding() -> None:
     pooled = torch.ones(2, 1, 4)
     assert torch.equal(mixer.rows(pooled), torch.ones(2, 4))
     assert mixer.count(pooled) == 2
+
+
+def test_parts_of_a_batch_get_the_rows_that_the_whole_gives_them() -> None:
+    values = torch.randn(5, 9, 4, generator=torch.Generator().manual_seed(3))
+    mask = torch.arange(9) < torch.tensor([9, 5, 7, 9, 1])[:, None]
+    for num_rows in (3, 9):
+        whole = TokenMixer(num_rows, 8, mask).rows(values)
+        parts = [
+            TokenMixer(num_rows, 8, mask, num_samples=5, part=part).rows(values[part])
+            for part in (slice(0, 2), slice(2, 3), slice(3, 5))
+        ]
+        torch.testing.assert_close(torch.cat(parts), whole)
+
+
+def test_a_sample_with_few_tokens_that_are_not_zero_is_taken_as_it_is_beside_one_that_is_mixed() -> None:
+    values = torch.randn(3, 9, 4, generator=torch.Generator().manual_seed(3))
+    values[1, 2:] = 0.0
+    mixer = TokenMixer(2, 0, None)
+    taken, mixed = mixer.split(values, 9)
+    assert taken.tolist() == [[False] * 9, [True] * 2 + [False] * 7, [False] * 9]
+    assert mixed is not None
+    torch.testing.assert_close(mixed, mixer.rows(values)[[0, 1, 4, 5]])
+
+
+def test_a_compacted_sample_is_mixed_by_the_signs_of_its_own_tokens() -> None:
+    values = torch.zeros(2, 9, 4)
+    positions = torch.tensor([[1, 3, 5], [0, 4, 8]])
+    kept = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(3))
+    values.scatter_(1, positions[..., None].expand(-1, -1, 4), kept)
+    for mask in (None, torch.arange(9) < torch.tensor([[9], [8]])):
+        mixer = TokenMixer(2, 0, mask)
+        taken, mixed = mixer.split(kept, 9, positions)
+        # With its last token masked the second sample has only two left.
+        assert taken.tolist() == [[False] * 3, [mask is not None] * 2 + [False]]
+        expected = mixer.rows(values)
+        torch.testing.assert_close(mixed, expected if mask is None else expected[:2])

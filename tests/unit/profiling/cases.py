@@ -23,7 +23,9 @@ from layerlens.models.load import TaskModel, load_processor, load_task_model
 from layerlens.models.roles import describe_layers
 from layerlens.profiling.calibration import calibration_batches
 from layerlens.profiling.sample_lengths import sample_lengths
-from layerlens.profiling.statistics_pass import Statistics, collect_statistics
+from layerlens.profiling.spaces import Space
+from layerlens.profiling.statistics import Statistics
+from layerlens.profiling.statistics_pass import collect_statistics
 from layerlens.words import Role, TaskKind
 from tests.tiny_models import save_tiny
 
@@ -44,12 +46,19 @@ class Case:
         return self.task_model.model
 
     def statistics(
-        self, *, batch_size: int = 4, gram_tokens: int = 10_000, fisher_labels: FisherLabels = FisherLabels.EMPIRICAL
+        self,
+        *,
+        batch_size: int = 4,
+        gram_tokens: int = 10_000,
+        fisher_labels: FisherLabels = FisherLabels.EMPIRICAL,
+        space: Space | None = None,
     ) -> Statistics:
         """Run the pass over all samples."""
         lengths = sample_lengths(self.model, self.layout.layers, self.task, self.examples)
         batches = calibration_batches(lengths, batch_size=batch_size, gram_tokens=gram_tokens, seed=0)
-        return collect_statistics(self.model, self.layout.layers, self.task, self.examples, batches, fisher_labels=fisher_labels)
+        return collect_statistics(
+            self.model, self.layout.layers, self.task, self.examples, batches, fisher_labels=fisher_labels, space=space
+        )
 
 
 def open_case(folder: Path, family: str, kind: TaskKind, *, num_samples: int = 7) -> Case:
@@ -166,9 +175,16 @@ def block_spec(path: str, block: int = 0) -> BlockSpec:
     return BlockSpec(block=block, path=path, hidden_size=1, kv_features=1, num_params=1)
 
 
-def vector_statistics(model: nn.Module, examples: list[Example], *, batch_size: int = 4, gram_tokens: int = 10_000) -> Statistics:
+def vector_statistics(
+    model: nn.Module,
+    examples: list[Example],
+    *,
+    batch_size: int = 4,
+    gram_tokens: int = 10_000,
+    space: Space | None = Space.FEATURES,
+) -> Statistics:
     """Run the pass over vectors."""
     batches = calibration_batches(
         [len(example["x"]) for example in examples], batch_size=batch_size, gram_tokens=gram_tokens, seed=0
     )
-    return collect_statistics(model, layer_specs(model), VectorTask(), examples, batches)
+    return collect_statistics(model, layer_specs(model), VectorTask(), examples, batches, space=space)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from layerlens.errors import UnsupportedModelError
-from layerlens.profiling.capture import frozen
+from layerlens.profiling import capture as capture_module
+from layerlens.profiling.calibration import calibration_batches
+from layerlens.profiling.capture import Capture, frozen
+from layerlens.profiling.gains import gain_curves
+from layerlens.profiling.metrics import raw_metrics
+from layerlens.profiling.sample_lengths import sample_lengths
+from layerlens.profiling.spaces import Space
+from layerlens.profiling.statistics import Statistics
 from layerlens.words import TaskKind
-from tests.unit.profiling.cases import Vectors, open_case, vector_examples, vector_statistics
+from tests.unit.profiling.cases import Case, Vectors, open_case, vector_examples, vector_statistics
 
 
 def test_a_layer_that_runs_twice_is_refused_by_name() -> None:
@@ -93,6 +101,80 @@ def test_frozen_puts_flags_mode_and_cache_back_even_after_an_error(tmp_path: Pat
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     assert model.training
     assert model.config.use_cache is True
+
+
+def _run(case: Case, parts: Callable[[int], list[slice | None]], gram_tokens: int, space: Space) -> Statistics:
+    """The pass with each batch in parts that share its padding, at the data's and at other labels."""
+    lengths = sample_lengths(case.model, case.layout.layers, case.task, case.examples)
+    batches = calibration_batches(lengths, batch_size=5, gram_tokens=gram_tokens, seed=0)
+    modules = {spec.layer: case.model.get_submodule(spec.layer) for spec in case.layout.layers}
+    num_rows = sum(len(batch.samples) * batch.num_tokens for batch in batches)
+    capture = Capture(modules, case.layout.layers, device=torch.device("cpu"), num_rows=num_rows, space=space)
+    with frozen(case.model), capture.hooked():
+        for batch in batches:
+            values = case.task.collate([case.examples[sample] for sample in batch.samples])
+            mask = case.task.token_mask(values)
+            for part in parts(len(batch.samples)):
+                held = {name: value[part or slice(None)] for name, value in values.items()}
+                capture.start_batch(batch, mask, part)
+                losses = case.task.per_sample_loss(case.model(**case.task.model_inputs(held)), held)
+                capture.start_backward("empirical", fills_gram=False, is_last=False)
+                losses.sum().backward(retain_graph=True)
+                capture.end_backward()
+                capture.start_backward("true", fills_gram=True, is_last=True)
+                (losses * 2.0).sum().backward()
+                capture.end_backward()
+    half_sizes = (sum(batch.num_first for batch in batches), sum(len(batch.samples) - batch.num_first for batch in batches))
+    positions = [sample for batch in batches for sample in batch.samples]
+    return Statistics(capture.sums, capture.input_groups, np.zeros(len(positions)), half_sizes, 1.0, positions)
+
+
+@pytest.mark.parametrize("gram_tokens", [14, 10_000], ids=["mixed", "all tokens"])
+@pytest.mark.parametrize("space", list(Space))
+@pytest.mark.parametrize("family", ["bert", "gpt2", "gpt_neo", "llama", "vit"])
+def test_batches_in_parts_give_the_same_statistics(tmp_path: Path, family: str, space: Space, gram_tokens: int) -> None:
+    case = open_case(tmp_path, family, TaskKind.IMAGE_CLASSIFICATION if family == "vit" else TaskKind.CLASSIFICATION)
+    whole = _run(case, lambda size: [None], gram_tokens, space)
+    one_by_one = _run(case, lambda size: [slice(sample, sample + 1) for sample in range(size)], gram_tokens, space)
+    uneven = _run(case, lambda size: [slice(0, 1), slice(1, size)], gram_tokens, space)
+    metrics, curves = raw_metrics(whole), gain_curves(whole, case.layout.layers, damping=0.1, max_rank=3)
+    for parts in (one_by_one, uneven):
+        assert parts.input_groups == whole.input_groups
+        found = raw_metrics(parts)
+        found_curves = gain_curves(parts, case.layout.layers, damping=0.1, max_rank=3)
+        for layer, values in metrics.items():
+            noise = values["fisher_empirical"] / len(case.examples)
+            assert found[layer]["fisher"] == pytest.approx(values["fisher"], rel=1e-4)
+            assert found[layer]["gradient_energy"] == pytest.approx(values["gradient_energy"], abs=1e-4 * noise)
+            np.testing.assert_allclose(
+                parts.norms(layer, "empirical"), whole.norms(layer, "empirical"), rtol=1e-3, atol=1e-4 * noise
+            )
+            np.testing.assert_allclose(
+                found_curves[layer], curves[layer], rtol=1e-3, atol=1e-3 * max(c[-1] for c in curves.values())
+            )
+            assert parts.layers[layer].shared.num_rows == whole.layers[layer].shared.num_rows
+
+
+def test_layers_of_one_input_in_different_spaces_share_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = open_case(tmp_path, "llama", TaskKind.CAUSAL_LM)
+    expected = raw_metrics(case.statistics(space=Space.FEATURES))
+    layers = [spec.model_copy(update={"input_group": spec.layer}) for spec in case.layout.layers]
+    case.layout = case.layout.model_copy(update={"layers": layers})
+    # The layout does not know that they read the same input, so keys may be kept elsewhere than queries and values.
+    monkeypatch.setattr(
+        capture_module, "choose_space", lambda group, _: Space.TOKENS if group[0].layer.endswith("k_proj") else Space.FEATURES
+    )
+    statistics = case.statistics()
+    query, key, value = (f"model.layers.0.self_attn.{side}_proj" for side in "qkv")
+    assert statistics.input_groups[key] == statistics.input_groups[value] == query
+    sums = statistics.layers
+    assert sums[value].shared is sums[query].shared
+    assert sums[key].shared is not sums[query].shared
+    torch.testing.assert_close(sums[key].shared.input_gram, sums[query].shared.input_gram, rtol=1e-4, atol=1e-4)
+    for layer, values in raw_metrics(statistics).items():
+        assert values["gradient_energy"] == pytest.approx(
+            expected[layer]["gradient_energy"], rel=1e-3, abs=1e-6 * values["fisher"]
+        )
 
 
 def test_inputs_that_are_views_of_other_shapes_do_not_pass_for_one_another() -> None:

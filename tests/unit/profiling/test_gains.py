@@ -11,7 +11,7 @@ from torch import Tensor
 
 from layerlens.curves.concave_envelope import concave_envelope
 from layerlens.profiling.gains import gain_curves
-from layerlens.profiling.statistics_pass import Statistics
+from layerlens.profiling.statistics import Statistics
 from layerlens.words import TaskKind
 from tests.unit.profiling.cases import Vectors, layer_specs, open_case, vector_examples, vector_statistics
 

@@ -31,7 +31,9 @@ WEIGHTS = {"gradient_energy": 0.4, "fisher": 0.4, "proxy_eval": 0.2}
 
 
 def test_records_hold_raw_and_normalised_metrics_and_their_weighted_mean() -> None:
-    first, second = layer_records(SPECS, RAW, PROXIES, {"a": "a", "b": "a"}, WEIGHTS)
+    first, second = layer_records(SPECS, RAW, PROXIES, {"a": "a", "b": "a"}, WEIGHTS, {"a": {"fisher": (1.0, 2.0)}})
+    assert first.intervals == {"fisher": (1.0, 2.0)}
+    assert second.intervals == {}
     assert first.metrics == RAW["a"] | {"proxy_eval": 0.5}
     assert first.normalised == {"gradient_energy": 1.0, "fisher": 0.5, "proxy_eval": 0.5}
     assert first.utility == pytest.approx(0.4 + 0.2 + 0.1)
@@ -45,7 +47,7 @@ def test_records_hold_raw_and_normalised_metrics_and_their_weighted_mean() -> No
 def test_without_proxies_the_other_metrics_carry_the_weight() -> None:
     weights = weights_of(ProfilingConfig(), None)
     assert weights == {"gradient_energy": 0.4, "fisher": 0.4}
-    first, _ = layer_records(SPECS, RAW, None, {}, weights)
+    first, _ = layer_records(SPECS, RAW, None, {}, weights, {})
     assert first.utility == pytest.approx(0.75)
     assert first.proxy_source == "none"
     assert "proxy_eval" not in first.normalised
@@ -72,7 +74,7 @@ def test_nothing_left_to_weigh_is_an_error() -> None:
 
 def test_debug_logging_shows_every_layer(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="layerlens"):
-        layer_records(SPECS, RAW, PROXIES, {}, WEIGHTS)
+        layer_records(SPECS, RAW, PROXIES, {}, WEIGHTS, {})
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2
     assert all(word in lines[0] for word in ("a: raw", "gradient_energy", "normalised", "utility 0.7"))

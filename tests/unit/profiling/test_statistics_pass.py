@@ -17,6 +17,7 @@ from layerlens.errors import NotFiniteError
 from layerlens.models.weights import is_planned_module
 from layerlens.profiling import layer_sums
 from layerlens.profiling.metrics import raw_metrics
+from layerlens.profiling.spaces import Space
 from layerlens.words import TaskKind
 from tests.unit.profiling.cases import (
     Case,
@@ -43,15 +44,19 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("is_direct", [True, False], ids=["direct", "ghost"])
+@pytest.mark.parametrize(
+    ("space", "is_direct"),
+    [(Space.FEATURES, True), (Space.FEATURES, False), (Space.TOKENS, False)],
+    ids=["direct", "ghost", "tokens"],
+)
 @pytest.mark.parametrize(("family", "kind"), CASES, ids=lambda value: str(value))
 def test_gradients_and_norms_are_those_of_each_sample_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, kind: TaskKind, is_direct: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, kind: TaskKind, space: Space, is_direct: bool
 ) -> None:
     monkeypatch.setattr(layer_sums, "is_direct_cheaper", lambda *_: is_direct)
     case = open_case(tmp_path, family, kind)
     expected = per_sample_gradients(case)
-    statistics = case.statistics()
+    statistics = case.statistics(space=space)
     metrics = raw_metrics(statistics)
     assert list(statistics.layers) == [spec.layer for spec in case.layout.layers]
     num_samples = len(case.examples)
@@ -70,10 +75,11 @@ def test_gradients_and_norms_are_those_of_each_sample_alone(
         assert metrics[layer]["gradient_norm_squared"] == pytest.approx(gradients.mean(dim=0).square().sum().item(), rel=1e-3)
 
 
-def test_the_halves_hold_every_other_sample_by_length(tmp_path: Path) -> None:
+@pytest.mark.parametrize("space", list(Space))
+def test_the_halves_hold_every_other_sample_by_length(tmp_path: Path, space: Space) -> None:
     case = open_case(tmp_path, "bert", TaskKind.CLASSIFICATION)
     expected = per_sample_gradients(case)
-    statistics = case.statistics(batch_size=3)
+    statistics = case.statistics(batch_size=3, space=space)
     by_length = sorted(range(7), key=lambda sample: (len(case.examples[sample]["input_ids"]), sample))
     # Batches of 3, 3 and 1: the half that is behind takes the odd sample.
     first = [by_length[position] for position in (0, 2, 4, 6)]
@@ -84,10 +90,11 @@ def test_the_halves_hold_every_other_sample_by_length(tmp_path: Path) -> None:
             torch.testing.assert_close(half.double(), gradients[members].mean(dim=0), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("space", list(Space))
 @pytest.mark.parametrize(("family", "kind"), CASES, ids=lambda value: str(value))
-def test_grams_are_those_of_unpadded_inputs_and_gradients(tmp_path: Path, family: str, kind: TaskKind) -> None:
+def test_grams_are_those_of_unpadded_inputs_and_gradients(tmp_path: Path, family: str, kind: TaskKind, space: Space) -> None:
     case = open_case(tmp_path, family, kind)
-    statistics = case.statistics()
+    statistics = case.statistics(space=space)
     inputs, outputs = _unpadded(case)
     for spec in case.layout.layers:
         sums = statistics.layers[spec.layer]
@@ -147,9 +154,13 @@ def test_losses_come_in_calibration_order_and_the_model_is_left_as_it_was(tmp_pa
     [("bert", TaskKind.CLASSIFICATION), ("gpt2", TaskKind.CAUSAL_LM), ("bert", TaskKind.REGRESSION)],
     ids=lambda value: str(value),
 )
-@pytest.mark.parametrize("is_direct", [True, False], ids=["direct", "ghost"])
+@pytest.mark.parametrize(
+    ("space", "is_direct"),
+    [(Space.FEATURES, True), (Space.FEATURES, False), (Space.TOKENS, False)],
+    ids=["direct", "ghost", "tokens"],
+)
 def test_sampled_labels_give_fisher_and_b_while_the_energy_is_debiased_at_the_data_s_labels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, kind: TaskKind, is_direct: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, kind: TaskKind, space: Space, is_direct: bool
 ) -> None:
     monkeypatch.setattr(layer_sums, "is_direct_cheaper", lambda *_: is_direct)
     monkeypatch.setattr(layer_sums, "is_ghost_cheaper_alone", lambda *_: not is_direct)
@@ -157,7 +168,7 @@ def test_sampled_labels_give_fisher_and_b_while_the_energy_is_debiased_at_the_da
     other = _Relabelled(case)
     monkeypatch.setattr(case.task, "sample_labels", lambda outputs, batch, generator: other.relabel(batch))
     at_data, at_other = per_sample_gradients(case), per_sample_gradients(case, other.task)
-    statistics = case.statistics(fisher_labels=FisherLabels.TRUE)
+    statistics = case.statistics(fisher_labels=FisherLabels.TRUE, space=space)
     metrics = raw_metrics(statistics)
     for layer, gradients in at_other.items():
         norms = gradients.square().sum(dim=(1, 2)).numpy()
@@ -169,7 +180,7 @@ def test_sampled_labels_give_fisher_and_b_while_the_energy_is_debiased_at_the_da
         assert metrics[layer]["fisher_empirical"] == pytest.approx(empirical, rel=1e-3)
         energy = at_data[layer].mean(dim=0).square().sum().item() - empirical / len(case.examples)
         assert metrics[layer]["gradient_energy"] == pytest.approx(energy, rel=1e-3, abs=1e-5 * empirical)
-    plain = case.statistics()
+    plain = case.statistics(space=space)
     last = case.layout.layers[-1].layer
     assert not torch.allclose(statistics.layers[last].output_gram, plain.layers[last].output_gram, rtol=1e-2)
 
@@ -224,13 +235,14 @@ def test_without_grams_none_are_made() -> None:
     assert statistics.layers["upper"].shared.input_gram is None
 
 
-def test_norms_with_padding_agree_with_opacus() -> None:
+@pytest.mark.parametrize("space", list(Space))
+def test_norms_with_padding_agree_with_opacus(space: Space) -> None:
     with warnings.catch_warnings():
         # opacus warns about its own use of torch interfaces.
         warnings.simplefilter("ignore")
         from opacus.grad_sample import GradSampleModule
     model, task, examples = Vectors(), VectorTask(), vector_examples(6)
-    statistics = vector_statistics(model, examples)
+    statistics = vector_statistics(model, examples, space=space)
     wrapped = GradSampleModule(Vectors(), loss_reduction="sum")
     batch = task.collate(examples)
     with warnings.catch_warnings():
@@ -241,8 +253,9 @@ def test_norms_with_padding_agree_with_opacus() -> None:
         np.testing.assert_allclose(statistics.norms(name, "empirical"), samples.square().sum(dim=(1, 2)).numpy(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("space", list(Space))
 @pytest.mark.parametrize("length", [1, 4])
-def test_grams_agree_with_curvlinops_kfac_expand(length: int) -> None:
+def test_grams_agree_with_curvlinops_kfac_expand(length: int, space: Space) -> None:
     """With `reduction="sum"` its gradient factor is summed over samples, ours is their mean; the input factors are equal."""
     with warnings.catch_warnings():
         # curvlinops imports packages that use deprecated parts of torch.
@@ -267,7 +280,7 @@ def test_grams_agree_with_curvlinops_kfac_expand(length: int) -> None:
 
     model, examples = Classifier(), vector_examples(9, length=length)
     batches = calibration_batches([length] * 9, batch_size=4, gram_tokens=1000, seed=0)
-    statistics = collect_statistics(model, layer_specs(model), Labelled(), examples, batches)
+    statistics = collect_statistics(model, layer_specs(model), Labelled(), examples, batches, space=space)
     x = torch.stack([torch.as_tensor(example["x"]) for example in examples])
     data = [(x[:4], torch.ones(4, dtype=torch.long)), (x[4:], torch.ones(5, dtype=torch.long))]
     names = ("body.lower", "body.upper")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from layerlens.artifacts.profile import save_profile
 from layerlens.reporting.run_folder import read_run
 from layerlens.validation.run import validate
@@ -33,7 +35,9 @@ def test_a_profile_of_another_name_beside_the_plan_is_found_where_the_plan_says(
     assert read_run(tmp_path).profile == artifacts.profile()
 
 
-def test_each_missing_part_is_named_once_with_the_command_that_makes_it(tmp_path: Path) -> None:
+def test_each_missing_part_is_named_once_with_the_command_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The plan names a profile of the demo, which may lie in the folder that the tests are run from.
+    monkeypatch.chdir(tmp_path)
     artifacts.write_run(tmp_path, made=artifacts.plan(), has_profile=False, has_candidates=False)
     missing = read_run(tmp_path).missing
     for command in ("layerlens profile", "layerlens race", "layerlens tune", "layerlens validate"):

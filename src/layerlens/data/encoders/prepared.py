@@ -87,8 +87,12 @@ def sample_length(
     """Tokens per sample at most, and a note where the model takes fewer than asked for.
 
     A length other than the config's default was asked for and wins; else a plan's length holds, else the default.
+
+    Raises:
+        DataError: more tokens were asked for than the model has positions.
     """
     wanted = config.max_length
+    is_asked = wanted != DataConfig.model_fields["max_length"].default
     if wanted == DataConfig.model_fields["max_length"].default and known is not None and known.max_length is not None:
         wanted = known.max_length
     limits = [int(checkpoint_config[key]) for key in LENGTH_KEYS if isinstance(checkpoint_config.get(key), int)]
@@ -101,6 +105,11 @@ def sample_length(
     longest = min(limits, default=wanted)
     if wanted <= longest:
         return wanted, ()
+    if is_asked:
+        raise DataError(
+            f"samples of {wanted} tokens are longer than the {longest} positions of this model; "
+            f"give --max-length {longest} or less"
+        )
     return longest, (f"samples are cut at {longest} tokens, the most this model takes, not at {wanted}",)
 
 

@@ -1,0 +1,125 @@
+"""Opening a checkpoint as a model that stays on disk: matrices are read when they are used, rows of tables when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from layerlens.artifacts.layers import ModelInfo, ModelLayout
+from layerlens.artifacts.profile import TaskInfo
+from layerlens.errors import UnsupportedModelError
+from layerlens.models.checkpoint import Checkpoint
+from layerlens.models.head import describe_model
+from layerlens.models.load import TaskModel, causal_probe, check_causal, check_finite, load_with_placeholders
+from layerlens.models.roles import describe_layers
+from layerlens.models.streamed.placeholders import PlaceholderState
+from layerlens.models.streamed.row_embedding import RowEmbedding
+from layerlens.models.streamed.skeleton import Skeleton
+from layerlens.models.streamed.streamed_linear import StreamedLinear
+from layerlens.models.streamed.weight_source import WeightSource
+from layerlens.models.tree import is_under
+from layerlens.models.weights import is_planned_module, is_transposed
+from layerlens.words import TaskKind
+
+#: An embedding table with more entries than that stays on disk.
+_LARGE_TABLE = 1 << 20
+
+
+@dataclass
+class StreamedModel(TaskModel):
+    """A task model whose matrices stay on disk.
+
+    Attributes:
+        info: What it is and how large, told before its weights were taken out.
+        layout: Its layers and blocks.
+        skeleton: Its own code around its blocks.
+        state: Where the weights are.
+    """
+
+    info: ModelInfo
+    layout: ModelLayout
+    skeleton: Skeleton = field(repr=False)
+    state: PlaceholderState = field(repr=False)
+
+    def layers_of(self, block: int) -> dict[str, StreamedLinear]:
+        """Streamed layers inside a block, by their full path."""
+        path = self.layout.blocks[block].path
+        return {
+            f"{path}.{name}": module
+            for name, module in self.model.get_submodule(path).named_modules()
+            if isinstance(module, StreamedLinear)
+        }
+
+    def resident_bytes(self) -> int:
+        """Bytes of all parameters and buffers that are in memory for good."""
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def load_streamed_model(checkpoint: Checkpoint, task: TaskInfo, *, seed: int) -> StreamedModel:
+    """Open a checkpoint as a model of `task` that is read block by block.
+
+    The head, vectors and small tables are in memory in float32; a new head is the very one that `load_task_model` draws.
+
+    Args:
+        checkpoint: An opened checkpoint.
+        task: What the model shall do.
+        seed: Seed of the new parameters.
+
+    Raises:
+        CheckpointError: as `load_task_model`; of values, only those that are in memory are checked here, the others when read.
+        UnsupportedModelError: the model cannot be profiled, or not block by block.
+    """
+    state = PlaceholderState.of(checkpoint)
+    loaded = load_with_placeholders(checkpoint, task, state.tensors, seed=seed)
+    model = loaded.model
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{checkpoint.folder} has an encoder and a decoder, which cannot be streamed; profile it in memory "
+            "(--execution memory)"
+        )
+    layout = describe_layers(model)
+    info = describe_model(loaded, layout)
+    _take_out_weights(model, layout, state, set(loaded.new_parameters))
+    check_finite(checkpoint, model.state_dict())
+    skeleton = Skeleton(model, [block.path for block in layout.blocks])
+    if task.kind is TaskKind.CAUSAL_LM:
+        # What one block does, all do: an encoder's first block already lets the first token see the others.
+        check_causal(checkpoint, model, skeleton.probe(causal_probe()))
+    return StreamedModel(model, loaded.new_parameters, checkpoint, info, layout, skeleton, state)
+
+
+def _take_out_weights(model: nn.Module, layout: ModelLayout, state: PlaceholderState, new: set[str]) -> None:
+    """Replace every placeholder: matrices by streamed layers, large tables by their rows, the rest by the values."""
+    for path, module in list(model.named_modules()):
+        weight = getattr(module, "weight", None)
+        name = state.name_of(weight) if isinstance(weight, nn.Parameter) else None
+        if name is None or is_under(path, layout.head):
+            continue
+        if is_planned_module(module):
+            bias = getattr(module, "bias", None)
+            source = WeightSource(state.reader, name)
+            _replace(model, path, StreamedLinear(source, bias, is_transposed=is_transposed(module)))
+        elif type(module) is nn.Embedding and module.weight.numel() > _LARGE_TABLE:
+            _replace(model, path, RowEmbedding(state.reader, name, module.padding_idx))
+    for path, module in model.named_modules():
+        for own, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            name = state.name_of(tensor)
+            if name is not None:
+                values = state.reader.read(name)
+                values = values.float() if values.is_floating_point() else values
+                is_parameter = isinstance(tensor, nn.Parameter)
+                setattr(module, own, nn.Parameter(values, requires_grad=tensor.requires_grad) if is_parameter else values)
+            elif isinstance(tensor, nn.Parameter) and tensor.ndim > 1 and f"{path}.{own}" not in new:
+                # Put together from several placeholders, it would be zeros.
+                raise UnsupportedModelError(
+                    f"{path}.{own} is put together from several tensors of the checkpoint and cannot be streamed; "
+                    "profile it in memory (--execution memory)"
+                )
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    module.eval()
+    setattr(model.get_submodule(parent), name, module)

@@ -1,0 +1,49 @@
+"""Loading a checkpoint with its matrices left on disk.
+
+transformers gets a state dict in which every matrix is one zero, expanded to the matrix's shape: four bytes each. So its own code
+renames the tensors, finds what is missing and draws the new head exactly as it does for real weights, and each placeholder's
+address tells afterwards which tensor of the checkpoint a parameter stands for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from layerlens.models.checkpoint import Checkpoint
+from layerlens.models.streamed.tensor_reader import TensorReader
+
+
+@dataclass(frozen=True)
+class PlaceholderState:
+    """A state dict whose matrices are placeholders.
+
+    Attributes:
+        tensors: By name in the checkpoint.
+        names: Name in the checkpoint by the placeholder's address.
+        reader: Reads the real values.
+    """
+
+    tensors: dict[str, Tensor]
+    names: dict[int, str]
+    reader: TensorReader
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> PlaceholderState:
+        """Read the vectors of a checkpoint and stand in for its matrices."""
+        reader = TensorReader(checkpoint.tensors)
+        tensors: dict[str, Tensor] = {}
+        for name, header in checkpoint.tensors.items():
+            if len(header.shape) > 1:
+                tensors[name] = torch.zeros(1).expand(header.shape)
+            else:
+                values = reader.read(name)
+                tensors[name] = values.float() if values.is_floating_point() else values
+        names = {tensor.data_ptr(): name for name, tensor in tensors.items() if len(tensor.shape) > 1}
+        return cls(tensors, names, reader)
+
+    def name_of(self, tensor: Tensor) -> str | None:
+        """Name of the tensor that a parameter or buffer stands for; None where it holds values of its own."""
+        return self.names.get(tensor.data_ptr()) if tensor.ndim > 1 else None

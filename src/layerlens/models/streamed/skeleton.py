@@ -1,0 +1,187 @@
+"""A model's own code without its blocks: what surrounds them runs, the blocks themselves are called one at a time.
+
+    entry(inputs)            embeddings ──► hidden;  arguments of every block (masks, positions)      blocks are stubs
+    call(block, hidden, …)   one block on one batch
+    finish(inputs, hidden)   final norm, pooler, head ──► the model's output                           blocks are stubs
+
+So masks, position embeddings and heads come from the model itself, whatever its family, and no forward pass is written anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from layerlens.errors import UnsupportedModelError
+from layerlens.models.streamed.row_embedding import RowEmbedding
+
+Hidden = Float[Tensor, "samples tokens hidden"]
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """Arguments of one block beside the hidden state."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What reaches the blocks: the first one's hidden state, and every block's other arguments."""
+
+    hidden: Hidden
+    calls: list[BlockCall]
+
+
+class Skeleton:
+    """Runs what surrounds the blocks of a model, and its blocks one at a time.
+
+    Args:
+        model: A task model; its blocks' `forward` is replaced only while `entry` or `finish` runs.
+        blocks: Full paths of its blocks, in the order they run.
+    """
+
+    def __init__(self, model: nn.Module, blocks: list[str]) -> None:
+        self.model = model
+        self._names = blocks
+        self._blocks = [model.get_submodule(path) for path in blocks]
+        kinds = {type(block) for block in self._blocks}
+        if len(kinds) != 1:
+            raise UnsupportedModelError(
+                f"blocks of {len(kinds)} kinds ({', '.join(sorted(kind.__name__ for kind in kinds))}) cannot be streamed; "
+                "profile it in memory (--execution memory)"
+            )
+        self._tables = [module for module in model.modules() if isinstance(module, RowEmbedding)]
+        #: Whether a block gives back (hidden, …) instead of the hidden state alone; known after `probe`.
+        self._gives_tuple: bool | None = None
+
+    def probe(self, inputs: Mapping[str, Any]) -> Hidden:
+        """Learn what a block gives back from one call of the first one; returns its output.
+
+        Raises:
+            UnsupportedModelError: the blocks do not pass one hidden state from each to the next.
+        """
+        entry = self._entry(inputs)
+        with torch.no_grad():
+            output = self._own_forward(0)(entry.hidden, *entry.calls[0].args, **entry.calls[0].kwargs)
+        self._gives_tuple = isinstance(output, tuple)
+        hidden = output[0] if isinstance(output, tuple) else output
+        if not isinstance(hidden, Tensor) or hidden.shape != entry.hidden.shape:
+            raise UnsupportedModelError(
+                f"block {self._names[0]} does not map a hidden state to one of the same shape; profile it in memory "
+                "(--execution memory)"
+            )
+        return hidden
+
+    def entry(self, inputs: Mapping[str, Any], *, is_blank: bool = False) -> Entry:
+        """Run what comes before the blocks.
+
+        Args:
+            inputs: The model's inputs.
+            is_blank: Leave the embedding tables unread; only the calls are wanted then.
+        """
+        for table in self._tables:
+            table.is_blank = is_blank
+        try:
+            return self._entry(inputs)
+        finally:
+            for table in self._tables:
+                table.is_blank = False
+
+    def call(self, block: int, hidden: Hidden, call: BlockCall) -> Hidden:
+        """Run one block."""
+        output = self._own_forward(block)(hidden, *call.args, **call.kwargs)
+        result: Hidden = output[0] if isinstance(output, tuple) else output
+        return result
+
+    def finish(self, inputs: Mapping[str, Any], hidden: Hidden) -> Any:
+        """Run the model with `hidden` as what its last block gives back; gradients flow to it."""
+        with self.finishing(hidden):
+            return self.model(**inputs)
+
+    @contextmanager
+    def finishing(self, hidden: Hidden) -> Iterator[None]:
+        """Let every forward pass of the model give `hidden` as what its last block gives back, until the context ends."""
+        last = len(self._blocks) - 1
+        for table in self._tables:
+            table.is_blank = True
+
+        def stub(block: int, given: Tensor, _: BlockCall) -> Tensor:
+            return hidden if block == last else given
+
+        try:
+            with self._stubbed(stub):
+                yield
+        finally:
+            for table in self._tables:
+                table.is_blank = False
+
+    def _entry(self, inputs: Mapping[str, Any]) -> Entry:
+        calls: list[BlockCall] = []
+        first: list[Tensor] = []
+
+        def stub(block: int, hidden: Tensor, call: BlockCall) -> Tensor:
+            if block != len(calls):
+                raise UnsupportedModelError(
+                    "the blocks do not run one after the other; profile it in memory (--execution memory)"
+                )
+            if not first:
+                first.append(hidden.detach())
+            calls.append(call)
+            if len(calls) == len(self._blocks):
+                raise _EnoughError
+            return hidden
+
+        with self._stubbed(stub), torch.no_grad():
+            try:
+                self.model(**inputs)
+            except _EnoughError:
+                return Entry(first[0], calls)
+        raise UnsupportedModelError(
+            f"{len(calls)} of {len(self._blocks)} blocks ran in a forward pass; profile it in memory (--execution memory)"
+        )
+
+    def _own_forward(self, block: int) -> Callable[..., Any]:
+        # Called like any module, so that hooks on the block and on its layers run.
+        return self._blocks[block]
+
+    @contextmanager
+    def _stubbed(self, stub: Callable[[int, Tensor, BlockCall], Tensor]) -> Iterator[None]:
+        own = [module.__dict__.get("forward") for module in self._blocks]
+        try:
+            for position, module in enumerate(self._blocks):
+                module.forward = _Stub(position, stub, is_tuple=bool(self._gives_tuple))
+            yield
+        finally:
+            for module, forward in zip(self._blocks, own, strict=True):
+                if forward is None:
+                    del module.forward
+                else:
+                    module.forward = forward
+
+
+class _EnoughError(Exception):
+    """Ends a forward pass once every block was asked for."""
+
+
+class _Stub:
+    """Stands in for a block's `forward`."""
+
+    def __init__(self, position: int, stub: Callable[[int, Tensor, BlockCall], Tensor], *, is_tuple: bool) -> None:
+        self._position, self._stub, self._is_tuple = position, stub, is_tuple
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            hidden, rest = args[0], args[1:]
+        else:
+            kwargs = dict(kwargs)
+            hidden, rest = kwargs.pop("hidden_states"), ()
+        output = self._stub(self._position, hidden, BlockCall(rest, kwargs))
+        return (output,) if self._is_tuple else output

@@ -1,0 +1,93 @@
+"""A frozen linear layer whose weight is streamed: the same numbers as `Linear` and `Conv1D` over the weight in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from layerlens.models.streamed.weight_source import WeightSource
+
+
+class StreamedLinear(nn.Module):
+    """y = x Wᵀ + b with a frozen W from a source; gradients flow to x alone.
+
+    Args:
+        source: The weight as stored.
+        bias: Bias in memory, or None.
+        is_transposed: The stored matrix is [in_features, out_features], as GPT-2's `Conv1D` has it.
+    """
+
+    def __init__(self, source: WeightSource, bias: nn.Parameter | None, *, is_transposed: bool) -> None:
+        super().__init__()
+        self.source, self.is_transposed = source, is_transposed
+        self.bias = bias
+        self.out_features, self.in_features = reversed(source.shape) if is_transposed else source.shape
+        #: Whether backward also spends the product that a trainable weight's gradient takes; for the time model.
+        self.times_weight_gradient = False
+
+    def forward(self, inputs: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
+        if not self.is_transposed and self.source.is_held and not self.times_weight_gradient:
+            held = self.source.read()
+            if held.dtype == torch.float32:
+                return functional.linear(inputs, held, self.bias)
+        output: Tensor = _Streamed.apply(inputs, self)
+        return output
+
+    def weight_matrix(self) -> Float[Tensor, "out_features in_features"]:
+        """The whole weight in the type it is stored in; a view where it is transposed."""
+        weight = self.source.read()
+        return weight.T if self.is_transposed else weight
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class _Streamed(torch.autograd.Function):
+    """Products with W slice by slice; keeps no copy of W between forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, layer: StreamedLinear) -> Tensor:
+        ctx.layer = layer
+        if layer.times_weight_gradient:
+            ctx.save_for_backward(inputs)
+        flat = inputs.reshape(-1, layer.in_features)
+        bias = layer.bias
+        if layer.is_transposed:
+            output = flat.new_zeros(len(flat), layer.out_features) if bias is None else bias.repeat(len(flat), 1)
+            for rows, weight in layer.source.slices():
+                output.addmm_(flat[:, rows], weight)
+        else:
+            output = flat.new_empty(len(flat), layer.out_features)
+            for rows, weight in layer.source.slices():
+                output[:, rows] = flat @ weight.t() if bias is None else torch.addmm(bias[rows], flat, weight.t())
+        return output.view(*inputs.shape[:-1], layer.out_features)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        layer: StreamedLinear = ctx.layer
+        gradient = gradients[0]
+        flat = gradient.reshape(-1, layer.out_features)
+        if layer.times_weight_gradient:
+            _spend_weight_gradient(flat, ctx.saved_tensors[0].reshape(-1, layer.in_features))
+        if layer.is_transposed:
+            result = flat.new_empty(len(flat), layer.in_features)
+            for rows, weight in layer.source.slices():
+                result[:, rows] = flat @ weight.t()
+        else:
+            result = flat.new_zeros(len(flat), layer.in_features)
+            for rows, weight in layer.source.slices():
+                result.addmm_(flat[:, rows], weight)
+        return result.view(*gradient.shape[:-1], layer.in_features), None
+
+
+def _spend_weight_gradient(gradient: Float[Tensor, "rows out_features"], inputs: Float[Tensor, "rows in_features"]) -> None:
+    """Compute the weight's gradient in slices that are let go at once: its time is wanted, not its value."""
+    step = max(1, (16 << 20) // (4 * inputs.shape[1]))
+    scratch = inputs.new_empty(min(step, gradient.shape[1]), inputs.shape[1])
+    for start in range(0, gradient.shape[1], step):
+        part = gradient[:, start : start + step]
+        torch.mm(part.t(), inputs, out=scratch[: part.shape[1]])

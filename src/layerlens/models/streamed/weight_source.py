@@ -1,0 +1,88 @@
+"""Where a streamed layer's weight comes from: held in memory as it is stored, or read in slices each time it is used.
+
+hold()      the stored type stays in memory until release(); float32 is used as it is, other types slice by slice
+otherwise   slices are read from the file, used and let go: one slice is all that is ever in memory
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from layerlens.errors import CheckpointError
+from layerlens.models.streamed.tensor_reader import TensorReader
+
+#: Bytes of a float32 slice: large enough for a matrix product at full speed, small beside any activation.
+SLICE_BYTES = 4 << 20
+
+
+class WeightSource:
+    """A matrix of a checkpoint, as stored.
+
+    Args:
+        reader: Reads it.
+        name: Its name in the checkpoint.
+
+    Attributes:
+        shape: As stored: [out_features, in_features], transposed for GPT-2's `Conv1D`.
+    """
+
+    def __init__(self, reader: TensorReader, name: str) -> None:
+        header = reader.header(name)
+        self.shape = (int(header.shape[0]), int(header.shape[1]))
+        self.num_bytes = reader.num_bytes(name)
+        self.device = torch.device("cpu")
+        self._reader, self._name = reader, name
+        self._held: Tensor | None = None
+        self._is_checked = False
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the weight is in memory now."""
+        return self._held is not None
+
+    def hold(self) -> None:
+        """Read the weight and keep it, as it is stored.
+
+        Raises:
+            CheckpointError: it cannot be read, or holds NaN or infinities.
+        """
+        if self._held is None:
+            self._held = self.read().to(self.device)
+
+    def release(self) -> None:
+        """Let the weight go."""
+        self._held = None
+
+    def read(self) -> Tensor:
+        """The whole matrix in the type it is stored in; a held one is given back, not copied."""
+        if self._held is not None:
+            return self._held
+        values = self._reader.read(self._name)
+        self._check(values)
+        self._is_checked = True
+        return values
+
+    def slices(self) -> Iterator[tuple[slice, Tensor]]:
+        """The matrix in float32, as row ranges of what is stored with their values."""
+        if self._held is not None and self._held.dtype == torch.float32:
+            yield slice(0, self.shape[0]), self._held
+            return
+        step = max(1, SLICE_BYTES // (4 * self.shape[1]))
+        for start in range(0, self.shape[0], step):
+            rows = slice(start, min(start + step, self.shape[0]))
+            if self._held is not None:
+                yield rows, self._held[rows].float()
+                continue
+            values = self._reader.read(self._name, rows.start, rows.stop)
+            if not self._is_checked:
+                self._check(values)
+            yield rows, values.to(self.device).float()
+        self._is_checked = True
+
+    def _check(self, values: Tensor) -> None:
+        # Minimum and maximum carry NaN and infinities along and need no copy of the tensor.
+        if not self._is_checked and not all(bool(torch.isfinite(end)) for end in torch.aminmax(values)):
+            raise CheckpointError(f"NaN or infinite weights in {self._name}; use an undamaged checkpoint")

@@ -1,0 +1,96 @@
+"""The samples of a streamed profile, in batches, and what they ask of memory and disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from layerlens.artifacts.layers import LayerSpec
+from layerlens.config import FisherLabels, ProfilingConfig
+from layerlens.data.dataset import LoadedData
+from layerlens.data.example import Example
+from layerlens.data.partition import Partition
+from layerlens.errors import DataError
+from layerlens.models.streamed.load import StreamedModel
+from layerlens.models.streamed.streamed_linear import StreamedLinear
+from layerlens.profiling.calibration import calibration_batches, choose_samples
+from layerlens.profiling.sample_lengths import text_lengths
+from layerlens.profiling.spaces import expected_tokens
+from layerlens.profiling.streamed.memory_plan import Demand
+from layerlens.profiling.streamed.samples import Samples
+from layerlens.profiling.streamed.timing import count_activations, typical_part
+
+
+def measure_demand(model: StreamedModel, data: LoadedData, part: Partition, config: ProfilingConfig) -> Demand:
+    """What profiling a streamed model on these samples asks of memory and disk; nothing is written."""
+    return StreamedCalibration(model, data, part, config).demand()
+
+
+class StreamedCalibration:
+    """The samples of a run, in batches, and what they ask of memory."""
+
+    def __init__(self, model: StreamedModel, data: LoadedData, part: Partition, config: ProfilingConfig) -> None:
+        self.model, self.data, self.part, self.config = model, data, part, config
+        self.chosen = choose_samples(part.train, config.num_samples, config.seed)
+        if len(self.chosen) < 2:
+            raise DataError(
+                f"{data.id} leaves {len(self.chosen)} training samples to profile on, 2 or more are needed; use more data"
+            )
+        self.examples = data.take(self.chosen)
+        self.lengths = self._lengths(self.examples)
+        self.batches = calibration_batches(
+            self.lengths, batch_size=config.batch_size, gram_tokens=config.gram_tokens, seed=config.seed
+        )
+        self.labels = ["empirical", "true"] if config.fisher_labels is FisherLabels.TRUE else ["empirical"]
+
+    def in_batches(self, tokens_at_once: int) -> Samples:
+        groups = [batch.samples for batch in self.batches]
+        return Samples.of_examples(self.model.skeleton, self.data.task, self.examples, groups, tokens_at_once)
+
+    def typical(self, tokens_at_once: int) -> Samples:
+        return typical_part(
+            self.model,
+            self.data.task,
+            self.examples,
+            self.lengths,
+            batch_size=self.config.batch_size,
+            tokens_at_once=tokens_at_once,
+        )
+
+    def demand(self) -> Demand:
+        """What the model and the samples ask of memory."""
+        shapes = self.in_batches(1).shapes
+        blocks = range(len(self.model.layout.blocks))
+        head = sum(p.numel() * 4 for name, p in self.model.model.named_parameters() if name in self.model.new_parameters)
+        outputs = self.model.model.get_output_embeddings()
+        return Demand(
+            resident=self.model.resident_bytes() + 5 * head + sum(_nbytes(example) for example in self.examples),
+            kept_per_token=max(count_activations(self.model, self.typical(1))),
+            hidden_size=shapes[0][2],
+            longest=max(tokens for _, tokens, _ in shapes),
+            most_tokens=max(samples * tokens for samples, tokens, _ in shapes),
+            layers=[self.layers_of(block) for block in blocks],
+            block_bytes=max(sum(layer.source.num_bytes for layer in self.model.layers_of(block).values()) for block in blocks),
+            tokens=expected_tokens(self.batches),
+            logits_per_token=outputs.out_features if isinstance(outputs, StreamedLinear) else 0,
+            slot_bytes=4 * sum(samples * tokens * hidden for samples, tokens, hidden in shapes),
+            num_labels=len(self.labels),
+        )
+
+    def _lengths(self, examples: Sequence[Example]) -> list[int]:
+        lengths = text_lengths(examples)
+        if lengths is not None:
+            return lengths
+        one = Samples.of_examples(self.model.skeleton, self.data.task, examples, [[0]], 1)
+        return [one.shapes[0][1]] * len(examples)
+
+    def layers_of(self, block: int) -> list[LayerSpec]:
+        number = self.model.layout.blocks[block].block
+        return [spec for spec in self.model.layout.layers if spec.block == number]
+
+
+def _nbytes(example: Example) -> int:
+    """Bytes of a sample in memory; its numbers alone."""
+    return sum(value.nbytes for value in example.values() if isinstance(value, np.ndarray | torch.Tensor))

@@ -1,0 +1,72 @@
+"""Features for fitting a new head without the whole model in memory: one streamed forward pass, kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from torch import Tensor
+
+from layerlens.data.example import Batch
+from layerlens.data.task import Task
+from layerlens.models.head import Features
+from layerlens.models.streamed.load import StreamedModel
+from layerlens.profiling.streamed.activation_store import ActivationStore
+from layerlens.profiling.streamed.passes import StreamedPass
+from layerlens.profiling.streamed.samples import Samples
+from layerlens.progress import Progress
+
+
+class StreamedFeatures(Features):
+    """Hidden states of the last block for the batches of a head fit.
+
+    Args:
+        model: The streamed model.
+        task: The task.
+        folder: Where the hidden states lie while they are needed.
+        tokens_at_once: Padded tokens in a forward pass of a block.
+        holds_weights: As `StreamedPass` takes it.
+        after_part: As `StreamedPass` takes it.
+        progress: Told of every block.
+    """
+
+    def __init__(
+        self,
+        model: StreamedModel,
+        task: Task,
+        folder: Path,
+        *,
+        tokens_at_once: int,
+        holds_weights: bool,
+        after_part: Callable[[], None],
+        progress: Progress,
+    ) -> None:
+        self._model, self._task, self._folder = model, task, folder
+        self._tokens_at_once, self._holds_weights = tokens_at_once, holds_weights
+        self._after_part, self._progress = after_part, progress
+        self._stores: list[ActivationStore] = []
+
+    def prepare(self, batches: Sequence[Batch]) -> Callable[[int], AbstractContextManager[None]]:
+        """Run the blocks over the batches; the result makes the model's forward pass of batch i take the kept hidden state."""
+        samples = Samples.of_batches(self._model.skeleton, self._task, batches, self._tokens_at_once)
+        store = ActivationStore(self._folder / f"features-{len(self._stores)}.bin", samples.shapes, num_slots=2)
+        self._stores.append(store)
+        steps = StreamedPass(self._model, samples, store, holds_weights=self._holds_weights, after_part=self._after_part)
+        num_blocks = len(self._model.layout.blocks)
+        for block in self._progress.track(range(num_blocks), "features for the head", total=num_blocks):
+            steps.forward(block, None if block == 0 else block % 2, (block + 1) % 2)
+
+        @contextmanager
+        def at(batch: int) -> Iterator[None]:
+            hidden: Tensor = store.read(num_blocks % 2, batch, 0, samples.shapes[batch][0])
+            with self._model.skeleton.finishing(hidden):
+                yield
+
+        return at
+
+    def close(self) -> None:
+        """Delete what was kept."""
+        for store in self._stores:
+            store.remove()
+        self._stores.clear()

@@ -1,0 +1,235 @@
+"""How a model is streamed within a cap on the whole process's memory: priced beforehand, watched while it runs.
+
+    peak = libraries + what stays in memory + the largest of
+             a block's backward pass    weights, activations of what runs at once, sums of the layers of one sweep
+             a layer's curve            the sums of the sweep, and the factorisations of its largest layer
+             a layer's spectrum
+             the loss                   logits of what runs at once
+
+Prices are estimates from shapes alone, so that the same input always gives the same settings; `MemoryGuard` compares the truth
+with the cap.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from layerlens.artifacts.layers import LayerSpec
+from layerlens.errors import ConfigError
+from layerlens.linalg.singular_values import singular_values_bytes
+from layerlens.models.streamed.weight_source import SLICE_BYTES
+from layerlens.profiling.spaces import Tokens, curve_bytes, input_groups, statistics_bytes
+from layerlens.profiling.streamed.boundaries import fewest_slots, most_slots
+
+#: Interpreter, torch, transformers and the command line before any model: measured on Linux with the CPU build of torch.
+BASE_BYTES = 440 << 20
+#: What the C library holds on to between two uses, and what the estimates below leave out.
+_SLACK_BYTES = 24 << 20
+#: Tokens that run through a language model's head together, at most: more make no product faster.
+_LOSS_TOKENS = 1024
+#: The C library's name for the size from which memory comes straight from the system, and that size, bytes.
+_M_MMAP_THRESHOLD, _LARGE_TENSOR = -3, 4 << 20
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """How a model is streamed.
+
+    Attributes:
+        tokens_at_once: Padded tokens that run through a block together.
+        holds_weights: Keep the weights of the block at hand in memory; otherwise read them in slices.
+        num_sweeps: Times a block is recomputed, each time for some of its layers.
+        num_slots: Boundaries that the activation store holds.
+        loss_tokens: Padded tokens that run through the head together.
+        max_memory: Cap on the process's peak memory, bytes; None for no cap.
+    """
+
+    tokens_at_once: int
+    holds_weights: bool
+    num_sweeps: int
+    num_slots: int
+    loss_tokens: int = 1 << 30
+    max_memory: int | None = None
+
+    def identity(self) -> dict[str, int | bool | None]:
+        """What the numbers depend on, to their last bit."""
+        return asdict(self)
+
+    def sweeps(self, layers: Sequence[LayerSpec]) -> list[list[LayerSpec]]:
+        """The layers of each sweep; layers that read the same input stay together."""
+        return balanced_sweeps(layers, self.num_sweeps)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a model and its samples ask of memory, in bytes unless said otherwise.
+
+    Attributes:
+        resident: Parameters and buffers that stay in memory, and their optimiser where a head is fitted.
+        kept_per_token: What autograd keeps of a block for each token.
+        hidden_size: Features of a hidden state.
+        longest: Padded tokens of the longest sample.
+        most_tokens: Padded tokens of the largest batch.
+        layers: Layers of each block.
+        block_bytes: Weights of the largest block as stored.
+        tokens: What the calibration brings to a layer.
+        logits_per_token: Outputs of the head for each token; 0 where the head reads one token of a sample.
+        slot_bytes: A boundary on disk.
+        num_labels: Kinds of labels that gradients come from.
+    """
+
+    resident: int
+    kept_per_token: float
+    hidden_size: int
+    longest: int
+    most_tokens: int
+    layers: list[list[LayerSpec]]
+    block_bytes: int
+    tokens: Tokens
+    logits_per_token: int
+    slot_bytes: int
+    num_labels: int
+
+    def peak(self, settings: StreamSettings) -> int:
+        """Estimated peak of the whole process."""
+        at_once = max(settings.tokens_at_once, self.longest)
+        widest = max(spec.in_features + spec.out_features for block in self.layers for spec in block)
+        activations = at_once * (self.kept_per_token + 4.0 * (2 * widest + 8 * self.hidden_size))
+        weights = (self.block_bytes if settings.holds_weights else 0) + 3 * SLICE_BYTES
+        sums, curves = 0.0, 0.0
+        for block in self.layers:
+            for sweep in settings.sweeps(block):
+                own = statistics_bytes(sweep, self.tokens)
+                sums = max(sums, own)
+                curves = max(curves, own + curve_bytes(sweep, self.tokens))
+        loss = 4.0 * max(settings.loss_tokens, self.longest) * (5 * self.logits_per_token + 12 * self.hidden_size)
+        spectrum = max(_spectrum_bytes(spec) for block in self.layers for spec in block)
+        return int(
+            BASE_BYTES
+            + _SLACK_BYTES
+            + self.resident
+            + max(activations + weights + sums, curves, loss + 3 * SLICE_BYTES, spectrum)
+        )
+
+
+def choose_settings(demand: Demand, *, max_memory: int | None, max_store: int) -> StreamSettings:
+    """The fastest settings that stay within the caps.
+
+    Args:
+        demand: What the model asks.
+        max_memory: Cap on the process, bytes; None for none.
+        max_store: Cap on the activations on disk, bytes.
+
+    Raises:
+        ConfigError: Nothing fits; says the least that would.
+    """
+    num_blocks = len(demand.layers)
+    least_store = fewest_slots(num_blocks, demand.num_labels) * demand.slot_bytes
+    if max_store < least_store:
+        raise ConfigError(
+            f"--max-store {max_store / 2**20:,.0f} MiB is too little for the hidden states of these samples; the least that "
+            f"would do is {-(-least_store // 2**20):,} MiB, or take fewer or shorter samples"
+        )
+    num_slots = min(max_store // max(1, demand.slot_bytes), most_slots(num_blocks, demand.num_labels))
+    candidates = [
+        StreamSettings(at_once, holds_weights, num_sweeps, num_slots, loss_tokens, max_memory)
+        for num_sweeps in range(1, 1 + max(len(input_groups(block)) for block in demand.layers))
+        for holds_weights in (True, False)
+        for at_once in _halvings(demand.most_tokens, demand.longest)
+        for loss_tokens in _halvings(min(at_once, _LOSS_TOKENS), demand.longest)
+    ]
+    if max_memory is None:
+        return candidates[0]
+    for settings in sorted(candidates, key=_slowness):
+        if demand.peak(settings) <= max_memory:
+            return settings
+    least = min(demand.peak(settings) for settings in candidates)
+    raise ConfigError(
+        f"--max-memory {max_memory / 2**20:,.0f} MiB is too little to profile this model; the least that would do is about "
+        f"{-(-least // 2**20):,} MiB"
+    )
+
+
+def _slowness(settings: StreamSettings) -> float:
+    """Relative time: sweeps recompute, small parts read weights more often and run products less well."""
+    reads = 0.0 if settings.holds_weights else 200.0 / settings.tokens_at_once
+    return 2.0 + 2.0 * settings.num_sweeps + 64.0 / settings.tokens_at_once + reads + 16.0 / settings.loss_tokens
+
+
+def _halvings(most: int, least: int) -> list[int]:
+    """`most`, and every half of it that is not under `least`."""
+    values = [max(most, least)]
+    while values[-1] // 2 >= least:
+        values.append(values[-1] // 2)
+    return values
+
+
+def _spectrum_bytes(spec: LayerSpec) -> int:
+    """A layer's weight, and the work space of its spectrum."""
+    return 4 * spec.weight_params + singular_values_bytes(spec.out_features, spec.in_features)
+
+
+def balanced_sweeps(layers: Sequence[LayerSpec], num_sweeps: int) -> list[list[LayerSpec]]:
+    """Cut layers into at most `num_sweeps` lists of about equal weight, in order, never between readers of one input."""
+    if num_sweeps <= 1:
+        return [list(layers)]
+    parts = input_groups(layers)
+    sweeps: list[list[LayerSpec]] = []
+    sizes = [sum(spec.weight_params for spec in part) for part in parts]
+    limit = max(max(sizes), -(-sum(sizes) // num_sweeps))
+    used = 0
+    for part, size in zip(parts, sizes, strict=True):
+        if not sweeps or (used + size > limit and len(sweeps) < num_sweeps):
+            sweeps.append([])
+            used = 0
+        sweeps[-1].extend(part)
+        used += size
+    return sweeps
+
+
+class MemoryGuard:
+    """Watches the process's peak memory, and gives freed memory back to the system.
+
+    Under a cap, large tensors are taken from the system and given back one by one: the C library would otherwise keep their
+    memory for others of just that size.
+
+    Args:
+        max_memory: Cap in bytes; None to watch nothing.
+    """
+
+    def __init__(self, max_memory: int | None) -> None:
+        self._max_memory = max_memory
+        if max_memory is not None and sys.platform == "linux":
+            set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+            if set_option is not None:
+                set_option(_M_MMAP_THRESHOLD, _LARGE_TENSOR)
+
+    def check(self) -> None:
+        """Stop a run that passed its cap.
+
+        Raises:
+            ConfigError: the peak is above the cap.
+        """
+        if self._max_memory is not None and (peak := peak_memory()) > self._max_memory:
+            raise ConfigError(
+                f"the process took {peak / 2**20:,.0f} MiB, above --max-memory {self._max_memory / 2**20:,.0f} MiB; "
+                f"give it {-(-peak // 2**20) + 64:,} MiB or more"
+            )
+
+    @staticmethod
+    def trim() -> None:
+        """Hand memory that was freed back to the system, where the C library knows how."""
+        if sys.platform == "linux":
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+            if trim is not None:
+                trim(0)
+
+
+def peak_memory() -> int:
+    """Highest resident set of this process so far, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

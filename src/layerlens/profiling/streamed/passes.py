@@ -1,0 +1,237 @@
+"""The streamed pass, one step at a time: a block forward over all samples, the loss, a block backward over all samples.
+
+    forward   hidden of boundary b ──► block b ──► hidden of boundary b + 1
+    loss      hidden of the last boundary ──► final norm, head, loss ──► gradient by that hidden state
+    backward  hidden of boundary b, recomputed through block b; gradient of b + 1 ──► statistics of b's layers, gradient of b
+
+Each step reads only what earlier steps wrote and writes elsewhere, so it can be done again from its start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from layerlens.artifacts.layers import LayerSpec
+from layerlens.errors import NotFiniteError
+from layerlens.models.streamed.load import StreamedModel
+from layerlens.profiling.calibration import CalibrationBatch
+from layerlens.profiling.capture import Capture, frozen
+from layerlens.profiling.first_not_finite import first_not_finite_layer
+from layerlens.profiling.loss_terms import loss_terms
+from layerlens.profiling.spaces import expected_tokens
+from layerlens.profiling.statistics import Statistics
+from layerlens.profiling.statistics_pass import check_norms, label_seed
+from layerlens.profiling.streamed.activation_store import ActivationStore
+from layerlens.profiling.streamed.samples import Part, Samples
+from layerlens.words import TaskKind
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What the loss step leaves: loss of each sample in nats in calibration order, and the mean number of its terms."""
+
+    values: Float[np.ndarray, " samples"]
+    num_terms: float
+
+
+class StreamedPass:
+    """Steps of the pass over one set of samples.
+
+    Args:
+        model: The streamed model, its head fitted.
+        samples: Batches in parts.
+        store: Hidden states and gradients.
+        holds_weights: Keep the weights of the block at hand in memory; otherwise they are read in slices for every part.
+        loss_tokens: Padded tokens that run through the head together; None for as many as through a block.
+        after_part: Called after every part of every step; may raise to stop.
+        sample_names: Position of each sample in the data set, for messages.
+    """
+
+    def __init__(
+        self,
+        model: StreamedModel,
+        samples: Samples,
+        store: ActivationStore,
+        *,
+        holds_weights: bool = True,
+        loss_tokens: int | None = None,
+        after_part: Callable[[], None] = lambda: None,
+        sample_names: Sequence[int] = (),
+    ) -> None:
+        self._model, self._samples, self._store = model, samples, store
+        self._holds_weights, self._loss_tokens = holds_weights, loss_tokens
+        self._after_part, self._names = after_part, sample_names
+
+    def forward(self, block: int, source: int | None, target: int) -> None:
+        """Run a block over all samples.
+
+        Args:
+            block: Position of the block.
+            source: Slot of its input; None for the embeddings' output.
+            target: Slot of its output.
+
+        Raises:
+            NotFiniteError: an output is NaN or infinite; names the first layer where it arises.
+        """
+        with frozen(self._model.model), self._held(block), torch.no_grad():
+            for part in self._samples.parts():
+                hidden = self._hidden(part, source)
+                output = self._model.skeleton.call(block, hidden, self._samples.call(part, block))
+                if not bool(torch.isfinite(output).all()):
+                    raise NotFiniteError(self._not_finite(block, hidden, part))
+                self._store.write(target, part.batch, part.samples.start, output)
+                self._after_part()
+
+    def loss(
+        self, source: int, targets: Mapping[str, int], num_samples: int, batches: Sequence[CalibrationBatch], seed: int
+    ) -> Losses:
+        """Run what comes after the blocks, and the gradient of every sample's loss by the last hidden state.
+
+        Args:
+            source: Slot of the last boundary.
+            targets: By labels, slot of the gradient.
+            num_samples: Calibration samples.
+            batches: The calibration batches.
+            seed: Of sampled labels.
+
+        Raises:
+            NotFiniteError: a loss is NaN or infinite.
+        """
+        task, skeleton = self._samples.task, self._model.skeleton
+        generator = torch.Generator()
+        losses, num_terms = np.zeros(num_samples), 0.0
+        # A language model's labels are drawn token by token, so a batch may be cut; other tasks draw for a whole batch at once.
+        is_whole = "true" in targets and task.info.kind is not TaskKind.CAUSAL_LM
+        with frozen(self._model.model):
+            for part in self._samples.parts(1 << 60 if is_whole else self._loss_tokens):
+                hidden = self._store.read(source, part.batch, part.samples.start, part.samples.stop).requires_grad_()
+                if part.samples.start == 0:
+                    generator.manual_seed(label_seed(batches[part.batch], seed))
+                with torch.enable_grad():
+                    output = skeleton.finish(part.inputs, hidden)
+                    per_sample = task.per_sample_loss(output, part.values)
+                values = per_sample.detach()
+                positions = list(batches[part.batch].samples[part.samples])
+                if not bool(torch.isfinite(values).all()):
+                    bad = positions[int((~torch.isfinite(values)).nonzero()[0])]
+                    name = self._names[bad] if len(self._names) else bad
+                    raise NotFiniteError(
+                        f"the loss of sample {name} is {float(values[positions.index(bad)])}: it arises after the last block, in "
+                        "the head or the loss; check its text and label, and the head's weights"
+                    )
+                for labels, target in targets.items():
+                    if labels == "true":
+                        with torch.enable_grad():
+                            drawn = task.sample_labels(output, part.values, generator)
+                            total = task.per_sample_loss(output, drawn).sum()
+                    else:
+                        total = per_sample.sum()
+                    hidden.grad = None
+                    total.backward(retain_graph=labels != list(targets)[-1])
+                    gradient = torch.zeros_like(hidden) if hidden.grad is None else hidden.grad
+                    self._store.write(target, part.batch, part.samples.start, gradient)
+                losses[positions] = values.double().numpy()
+                num_terms += float(loss_terms(task.info.kind, part.values).sum())
+                self._after_part()
+        return Losses(losses, num_terms / num_samples)
+
+    def backward(
+        self,
+        block: int,
+        source: int | None,
+        gradients: Mapping[str, int],
+        targets: Mapping[str, int],
+        layers: Sequence[LayerSpec],
+        batches: Sequence[CalibrationBatch],
+        losses: Losses,
+    ) -> Statistics:
+        """Recompute a block over all samples and take the statistics of some of its layers.
+
+        Args:
+            block: Position of the block.
+            source: Slot of its input; None for the embeddings' output.
+            gradients: By labels, slot of the gradient by its output.
+            targets: By labels, slot for the gradient by its input; empty where it is not wanted.
+            layers: Layers to measure.
+            batches: The calibration batches.
+            losses: From the loss step.
+
+        Raises:
+            NotFiniteError: a gradient is NaN or infinite; names the layer.
+        """
+        modules = self._model.layers_of(block)
+        tokens = expected_tokens(batches)
+        capture = Capture(
+            modules,
+            layers,
+            device=torch.device("cpu"),
+            num_rows=tokens.num_rows,
+            num_gram_rows=tokens.num_gram_rows,
+            num_samples=tokens.num_samples,
+        )
+        kinds = list(gradients)
+        with frozen(self._model.model), self._held(block), capture.hooked():
+            for part in self._samples.parts():
+                batch = batches[part.batch]
+                capture.start_batch(batch, self._samples.token_mask(part.batch), part.samples)
+                hidden = self._hidden(part, source)
+                if targets:
+                    hidden.requires_grad_()
+                with torch.enable_grad():
+                    output = self._model.skeleton.call(block, hidden, self._samples.call(part, block))
+                for labels in kinds:
+                    is_last = labels == kinds[-1]
+                    gradient = self._store.read(gradients[labels], part.batch, part.samples.start, part.samples.stop)
+                    capture.start_backward(labels, fills_gram=is_last, is_last=is_last)
+                    hidden.grad = None
+                    output.backward(gradient, retain_graph=not is_last)
+                    capture.end_backward()
+                    if targets and hidden.grad is not None:
+                        self._store.write(targets[labels], part.batch, part.samples.start, hidden.grad)
+                del output, hidden, gradient
+                self._after_part()
+        check_norms(capture.sums)
+        return Statistics(
+            layers=capture.sums,
+            input_groups=capture.input_groups,
+            losses=losses.values,
+            half_sizes=(
+                sum(batch.num_first for batch in batches),
+                sum(len(batch.samples) - batch.num_first for batch in batches),
+            ),
+            num_terms=losses.num_terms,
+            positions=[sample for batch in batches for sample in batch.samples],
+        )
+
+    def _hidden(self, part: Part, source: int | None) -> Tensor:
+        if source is None:
+            return self._samples.entry(part).hidden.clone()
+        return self._store.read(source, part.batch, part.samples.start, part.samples.stop)
+
+    @contextmanager
+    def _held(self, block: int) -> Iterator[None]:
+        """Keep a block's weights in memory until the context ends, if that is wanted."""
+        layers = self._model.layers_of(block).values() if self._holds_weights else []
+        try:
+            for layer in layers:
+                layer.source.hold()
+            yield
+        finally:
+            for layer in layers:
+                layer.source.release()
+
+    def _not_finite(self, block: int, hidden: Tensor, part: Part) -> str:
+        """Say where a value that is not finite arises, and that nothing is wrong before it."""
+        path = self._model.layout.blocks[block].path
+        module = self._model.model.get_submodule(path)
+        call = self._samples.call(part, block)
+        name = first_not_finite_layer(module, lambda: self._model.skeleton.call(block, hidden, call))
+        where = path if name is None else f"{path}.{name}"
+        return f"the output of {where} is NaN or infinite, the first of the model that is; check the model's weights"

@@ -1,0 +1,271 @@
+"""The profile of a model that stays on disk: the same measurements as in memory, block by block, a step at a time.
+
+    head      features of the new head's samples, fit                     once, where a head is new
+    forward   blocks 0 … L−1                                              hidden states to disk
+    loss      final norm, head, loss, first gradient
+    backward  blocks L−1 … 0: recompute, statistics, curves, spectra      what a block left goes to the journal
+
+Each finished step is noted in the journal, so a run that was stopped goes on where it was, to the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from layerlens.artifacts.profile import BlockProfile, HeadFit, Profile, Timing
+from layerlens.config import ProfilingConfig, default_max_rank
+from layerlens.data.dataset import LoadedData
+from layerlens.data.partition import Partition
+from layerlens.linalg.singular_values import singular_values
+from layerlens.models.streamed.load import StreamedModel
+from layerlens.profiling.assembly import Measured, assemble_profile
+from layerlens.profiling.head_samples import fit_new_head
+from layerlens.profiling.intervals import resampled_counts
+from layerlens.profiling.measures import Measures, measure_layers
+from layerlens.profiling.stages import Stages, threads
+from layerlens.profiling.streamed.activation_store import ActivationStore
+from layerlens.profiling.streamed.block_result import BlockResult, load_block, save_block
+from layerlens.profiling.streamed.calibrated import StreamedCalibration
+from layerlens.profiling.streamed.features import StreamedFeatures
+from layerlens.profiling.streamed.journal import Journal
+from layerlens.profiling.streamed.memory_plan import Demand, MemoryGuard, StreamSettings
+from layerlens.profiling.streamed.passes import Losses, StreamedPass
+from layerlens.profiling.streamed.slots import Slots
+from layerlens.profiling.streamed.timing import count_activations, time_blocks
+from layerlens.progress import SILENT, Progress
+
+
+def profile_streamed(
+    model: StreamedModel,
+    data: LoadedData,
+    part: Partition,
+    config: ProfilingConfig,
+    *,
+    work: Path,
+    settings_for: Callable[[Demand], StreamSettings],
+    command: str,
+    progress: Progress | None = None,
+) -> tuple[Profile, dict[str, np.ndarray], Timing]:
+    """Measure every planned layer of a streamed model; arguments and results are those of `profile_model`.
+
+    Args:
+        model: Opened by `load_streamed_model`; a new head is fitted in place.
+        data: Encoded samples and their task.
+        part: Which samples may be used.
+        config: What to measure.
+        work: Folder for hidden states and the journal; removed when the profile is done.
+        settings_for: Chooses how the model is streamed, given what it asks of memory.
+        command: The invocation, for the record.
+        progress: Who watches.
+
+    Raises:
+        ConfigError: The disk is full, or the memory cap was passed.
+        DataError: Fewer than two samples.
+        NotFiniteError: A loss, an output or a gradient is NaN or infinite.
+        UnsupportedModelError: The model cannot be streamed.
+    """
+    run = _Run(model, data, part, config, work, settings_for, progress or SILENT)
+    try:
+        with threads(config.threads):
+            return run.profile(command)
+    finally:
+        model.state.reader.close()
+
+
+class _Run(StreamedCalibration):
+    def __init__(
+        self,
+        model: StreamedModel,
+        data: LoadedData,
+        part: Partition,
+        config: ProfilingConfig,
+        work: Path,
+        settings_for: Callable[[Demand], StreamSettings],
+        progress: Progress,
+    ) -> None:
+        super().__init__(model, data, part, config)
+        self.settings = settings_for(self.demand())
+        self.samples = self.in_batches(self.settings.tokens_at_once)
+        self.slots = Slots(len(model.layout.blocks), self.settings.num_slots, self.labels)
+        self.guard = MemoryGuard(self.settings.max_memory)
+        self.work, self.progress = work, progress
+        self.stages = Stages()
+        self.warnings: list[str] = []
+
+    def profile(self, command: str) -> tuple[Profile, dict[str, np.ndarray], Timing]:
+        journal = Journal(self.work, self.settings.identity())
+        step = 0
+        with self.stages.timed("head_fit"):
+            head_fit = self._fit_head(journal, step)
+        step += 1
+        with ActivationStore(self.work / "activations.bin", self.samples.shapes, self.slots.num_slots) as store:
+            steps = StreamedPass(
+                self.model,
+                self.samples,
+                store,
+                holds_weights=self.settings.holds_weights,
+                loss_tokens=self.settings.loss_tokens,
+                after_part=self.guard.check,
+                sample_names=self.chosen,
+            )
+            with self.stages.timed("forward"):
+                num_blocks = len(self.model.layout.blocks)
+                for block in self.progress.track(range(num_blocks), "forward, block by block", total=num_blocks):
+                    if not journal.is_done(step + block):
+                        steps.forward(block, *self._upward(block))
+                        journal.finish(step + block)
+                step += num_blocks
+            losses = self._losses(journal, step, steps)
+            step += 1
+            with self.stages.timed("backward"):
+                blocks = self._backward(journal, step, steps, losses)
+        measures = Measures()
+        for result in blocks:
+            measures.update(result.measures)
+        arrays = {name: values for result in blocks for name, values in result.spectra.items()}
+        arrays |= {f"gain/{layer}": curve for layer, curve in measures.curves.items()}
+        with self.stages.timed("timing"):
+            typical = self.typical(self.settings.tokens_at_once)
+            timing = time_blocks(self.model, self.data.task, typical, holds_weights=self.settings.holds_weights)
+        counted = count_activations(self.model, typical)
+        measured = Measured(
+            measures=measures,
+            input_groups={layer: group for block in blocks for layer, group in block.input_groups.items()},
+            losses=losses.values,
+            gram_tokens=max((block.gram_tokens for block in blocks), default=0),
+            lengths=self.lengths,
+            head_fit=head_fit,
+            proxies=None,
+            blocks=[
+                BlockProfile(**spec.model_dump(), activation_bytes_per_token=kept)
+                for spec, kept in zip(self.model.layout.blocks, counted, strict=True)
+            ],
+            warnings=self.warnings,
+        )
+        profile = assemble_profile(measured, self.model.info, self.model.layout, self.data, self.chosen, self.config, command)
+        for warning in profile.warnings:
+            self.progress.note(warning)
+        return profile, arrays, timing.model_copy(update={"stages": self.stages.seconds})
+
+    def _upward(self, block: int) -> tuple[int | None, int]:
+        target = self.slots.upward(block + 1)
+        if target is None:
+            raise AssertionError("only the first boundary has no slot")
+        return self.slots.upward(block), target
+
+    def _fit_head(self, journal: Journal, step: int) -> HeadFit | None:
+        names = self.model.new_parameters
+        parameters: dict[str, nn.Parameter] = dict(self.model.model.named_parameters())
+        if journal.is_done(step):
+            kept, arrays = journal.load("head")
+            with torch.no_grad():
+                for name in names:
+                    parameters[name].copy_(torch.from_numpy(arrays[name]))
+            self.warnings += kept["warnings"]
+            return None if kept["fit"] is None else HeadFit.model_validate(kept["fit"])
+        features = StreamedFeatures(
+            self.model,
+            self.data.task,
+            self.work,
+            tokens_at_once=self.settings.tokens_at_once,
+            holds_weights=self.settings.holds_weights,
+            after_part=self.guard.check,
+            progress=self.progress,
+        )
+        try:
+            fit = fit_new_head(
+                self.model, self.model.layout, self.data, self.part, self.chosen, self.config, self.warnings, features
+            )
+        finally:
+            features.close()
+        journal.save(
+            "head",
+            {"fit": None if fit is None else fit.model_dump(mode="json"), "warnings": self.warnings},
+            {name: parameters[name].detach().numpy() for name in names},
+        )
+        journal.finish(step)
+        return fit
+
+    def _losses(self, journal: Journal, step: int, steps: StreamedPass) -> Losses:
+        if not journal.is_done(step):
+            last = len(self.model.layout.blocks)
+            source = self.slots.upward(last)
+            if source is None:
+                raise AssertionError("a model has blocks")
+            with self.stages.timed("loss"):
+                found = steps.loss(
+                    source,
+                    {labels: self.slots.gradient(last, labels) for labels in self.labels},
+                    len(self.examples),
+                    self.batches,
+                    self.config.seed,
+                )
+            journal.save("losses", {"num_terms": found.num_terms}, {"losses": found.values})
+            journal.finish(step)
+        values, arrays = journal.load("losses")
+        return Losses(arrays["losses"], float(values["num_terms"]))
+
+    def _backward(self, journal: Journal, step: int, steps: StreamedPass, losses: Losses) -> list[BlockResult]:
+        """Every block's results, from the lowest block up."""
+        plan: list[tuple[int, int, bool]] = []
+        for group in reversed(range(len(self.slots.groups))):
+            members = self.slots.groups[group]
+            plan += [(group, block, False) for block in members[:-1]]
+            plan += [(group, block, True) for block in reversed(members)]
+        for position, (group, block, is_backward) in enumerate(
+            self.progress.track(plan, "backward, block by block", total=len(plan))
+        ):
+            if journal.is_done(step + position):
+                continue
+            if is_backward:
+                save_block(journal, block, self._block(steps, group, block, losses))
+            else:
+                target = self.slots.inside(group, block + 1)
+                if target is None:
+                    raise AssertionError("a boundary inside a group has a slot")
+                steps.forward(block, self.slots.inside(group, block), target)
+            journal.finish(step + position)
+        return [load_block(journal, block) for block in range(len(self.model.layout.blocks))]
+
+    def _block(self, steps: StreamedPass, group: int, block: int, losses: Losses) -> BlockResult:
+        """Statistics, curves and spectra of one block's layers; its input's gradient goes to the store."""
+        result = BlockResult(Measures(), {}, 0, {})
+        counts = resampled_counts(len(self.examples), seed=self.config.seed)
+        sweeps = self.settings.sweeps(self.layers_of(block))
+        for sweep, layers in enumerate(sweeps):
+            is_last = sweep == len(sweeps) - 1
+            statistics = steps.backward(
+                block,
+                self.slots.inside(group, block),
+                {labels: self.slots.gradient(block + 1, labels) for labels in self.labels},
+                {labels: self.slots.gradient(block, labels) for labels in self.labels} if is_last and block else {},
+                layers,
+                self.batches,
+                losses,
+            )
+            rows = max(sums.shared.num_rows for sums in statistics.layers.values())
+            result = replace(result, gram_tokens=max(result.gram_tokens, rows))
+            result.input_groups.update(statistics.input_groups)
+            result.measures.update(
+                measure_layers(
+                    statistics,
+                    layers,
+                    counts,
+                    damping=self.config.damping,
+                    max_rank=self.config.max_rank or default_max_rank(self.model.info.hidden_size),
+                )
+            )
+            del statistics
+            self.guard.check()
+            self.guard.trim()
+        modules = self.model.layers_of(block)
+        for spec in self.layers_of(block):
+            result.spectra[f"spectrum/{spec.layer}"] = singular_values(modules[spec.layer].weight_matrix()).cpu().numpy()
+            self.guard.trim()
+        return result

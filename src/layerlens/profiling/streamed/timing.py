@@ -1,0 +1,188 @@
+"""Seconds and kept activations of the blocks of a streamed model; blocks of one shape share a measurement."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from layerlens.artifacts.profile import BlockTiming, Timing
+from layerlens.data.example import Example
+from layerlens.data.task import Task
+from layerlens.models.streamed.load import StreamedModel
+from layerlens.models.streamed.streamed_linear import StreamedLinear
+from layerlens.profiling.capture import frozen
+from layerlens.profiling.latency import latency_models
+from layerlens.profiling.streamed.samples import Part, Samples
+from layerlens.profiling.tensors_in import floating_tensors
+from layerlens.profiling.typical_batch import typical_samples
+
+_REPEATS = 3
+
+
+def time_blocks(model: StreamedModel, task: Task, samples: Samples, *, holds_weights: bool) -> Timing:
+    """Time one batch through a block of each shape and through what surrounds the blocks.
+
+    A weight's gradient is computed in slices and let go, so its time is in the backward seconds and its memory is not.
+
+    Args:
+        model: The streamed model.
+        task: Its loss.
+        samples: One batch, from `typical_part`.
+        holds_weights: Keep the weights of the block at hand in memory, as the pass does.
+    """
+    part = next(samples.parts())
+    by_shape: dict[Any, BlockTiming] = {}
+    timings = []
+    for position, block in enumerate(model.layout.blocks):
+        shape = _shape(model, position)
+        if shape not in by_shape:
+            with frozen(model.model), _held(model, position, holds_weights):
+                forward, frozen_backward = _medians(partial(_block_pass, model, samples, part, position))
+                with _with_weight_gradients(model.layers_of(position).values()):
+                    _, backward = _medians(partial(_block_pass, model, samples, part, position))
+            by_shape[shape] = BlockTiming(
+                block=block.block, forward_seconds=forward, backward_seconds=backward, backward_frozen_seconds=frozen_backward
+            )
+        timings.append(by_shape[shape].model_copy(update={"block": block.block}))
+    with frozen(model.model):
+        for parameter in model.model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        outside = _medians(lambda: _outside_pass(model, task, samples, part))
+    for parameter in model.model.parameters():
+        parameter.grad = None
+    num_samples, tokens, _ = samples.shapes[0]
+    return Timing(
+        device=platform.processor() or platform.machine(),
+        threads=torch.get_num_threads(),
+        batch_size=num_samples,
+        tokens_per_batch=num_samples * tokens,
+        outside_forward_seconds=outside[0],
+        outside_backward_seconds=outside[1],
+        blocks=timings,
+        latency=latency_models(model.layout.layers, torch.device("cpu")),
+    )
+
+
+def count_activations(model: StreamedModel, samples: Samples) -> list[float]:
+    """Bytes per token that autograd keeps of each block when its weights are frozen, counted on the first part of the samples."""
+    part = next(samples.parts())
+    num_samples, tokens = part.samples.stop - part.samples.start, samples.shapes[0][1]
+    by_shape: dict[Any, float] = {}
+    for position in range(len(model.layout.blocks)):
+        shape = _shape(model, position)
+        if shape not in by_shape:
+            with frozen(model.model):
+                by_shape[shape] = _kept_bytes(model, samples, part, position) / (num_samples * tokens)
+    return [by_shape[_shape(model, position)] for position in range(len(model.layout.blocks))]
+
+
+@dataclass(frozen=True)
+class _Seconds:
+    forward: float
+    backward: float
+
+
+def _medians(run: Callable[[], _Seconds]) -> tuple[float, float]:
+    found = [run() for _ in range(1 + _REPEATS)][1:]
+    return float(np.median([one.forward for one in found])), float(np.median([one.backward for one in found]))
+
+
+def _block_pass(model: StreamedModel, samples: Samples, part: Part, block: int) -> _Seconds:
+    hidden = samples.entry(part).hidden.clone().requires_grad_()
+    call = samples.call(part, block)
+    start = time.perf_counter()
+    with torch.enable_grad():
+        output = model.skeleton.call(block, hidden, call)
+    middle = time.perf_counter()
+    output.backward(torch.ones_like(output))
+    return _Seconds(middle - start, time.perf_counter() - middle)
+
+
+def _outside_pass(model: StreamedModel, task: Task, samples: Samples, part: Part) -> _Seconds:
+    start = time.perf_counter()
+    hidden = samples.entry(part).hidden.clone().requires_grad_()
+    with torch.enable_grad():
+        loss = task.per_sample_loss(model.skeleton.finish(part.inputs, hidden), part.values).mean()
+    middle = time.perf_counter()
+    loss.backward()
+    return _Seconds(middle - start, time.perf_counter() - middle)
+
+
+def _kept_bytes(model: StreamedModel, samples: Samples, part: Part, block: int) -> int:
+    """Bytes of every tensor that an operation of the block saves, once for each storage and without the parameters."""
+    hidden = samples.entry(part).hidden.clone().requires_grad_()
+    call = samples.call(part, block)
+    seen = {tensor.untyped_storage().data_ptr() for tensor in (*model.model.parameters(), *model.model.buffers())}
+    alive: list[Tensor] = []
+    total = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal total
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            alive.append(tensor.detach())
+            total += storage.nbytes()
+        return tensor
+
+    # What a block is given, as positions, is kept once for all blocks and not by this one.
+    seen |= {tensor.untyped_storage().data_ptr() for tensor in floating_tensors((call.args, call.kwargs))}
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.skeleton.call(block, hidden, call)
+    return total
+
+
+def typical_part(
+    model: StreamedModel,
+    task: Task,
+    examples: Sequence[Example],
+    lengths: Sequence[int],
+    *,
+    batch_size: int,
+    tokens_at_once: int,
+) -> Samples:
+    """One batch of typical samples, no larger than what runs at once."""
+    chosen = typical_samples(lengths, batch_size)
+    longest = max(lengths[sample] for sample in chosen)
+    chosen = chosen[: max(1, min(len(chosen), tokens_at_once // longest))]
+    return Samples.of_examples(model.skeleton, task, examples, [chosen], tokens_at_once=1 << 60)
+
+
+def _shape(model: StreamedModel, block: int) -> Any:
+    """What blocks that take the same time have in common."""
+    module = model.model.get_submodule(model.layout.blocks[block].path)
+    return type(module), tuple((layer.out_features, layer.in_features) for layer in model.layers_of(block).values())
+
+
+@contextmanager
+def _held(model: StreamedModel, block: int, holds_weights: bool) -> Iterator[None]:
+    layers = model.layers_of(block).values() if holds_weights else []
+    try:
+        for layer in layers:
+            layer.source.hold()
+        yield
+    finally:
+        for layer in layers:
+            layer.source.release()
+
+
+@contextmanager
+def _with_weight_gradients(layers: Any) -> Iterator[None]:
+    """Let backward also spend the products that the weights' gradients take."""
+    modules: list[StreamedLinear] = list(layers)
+    try:
+        for layer in modules:
+            layer.times_weight_gradient = True
+        yield
+    finally:
+        for layer in modules:
+            layer.times_weight_gradient = False

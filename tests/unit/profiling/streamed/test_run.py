@@ -1,0 +1,180 @@
+"""A streamed profile against the profile in memory: the same numbers in every family, however it is streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from layerlens.artifacts.profile import Profile
+from layerlens.config import ProfilingConfig
+from layerlens.data.dataset import LoadedData
+from layerlens.data.partition import Partition, partition
+from layerlens.errors import NotFiniteError
+from layerlens.models.checkpoint import Checkpoint, open_checkpoint
+from layerlens.models.load import load_task_model
+from layerlens.models.roles import describe_layers
+from layerlens.models.streamed.load import StreamedModel, load_streamed_model
+from layerlens.profiling.run import profile_model
+from layerlens.profiling.streamed.boundaries import fewest_slots, most_slots
+from layerlens.profiling.streamed.memory_plan import Demand, MemoryGuard, StreamSettings
+from layerlens.profiling.streamed.run import profile_streamed
+from layerlens.workflow.open import open_data
+from tests.functional.test_main_job import write_data
+from tests.tiny_models import FAMILIES, save_tiny
+
+WHOLE = {"tokens_at_once": 1 << 20, "holds_weights": True, "num_sweeps": 1}
+LEAN = {"tokens_at_once": 40, "holds_weights": False, "num_sweeps": 3, "loss_tokens": 20}
+
+
+@dataclass
+class Case:
+    checkpoint: Checkpoint
+    data: LoadedData
+    part: Partition
+    config: ProfilingConfig
+
+    def streamed(self) -> StreamedModel:
+        return load_streamed_model(self.checkpoint, self.data.task.info, seed=0)
+
+
+def case(folder: Path, family: str, **options: object) -> Case:
+    checkpoint = open_checkpoint(str(save_tiny(family, folder / "model")))
+    config = ProfilingConfig(**{"num_samples": 24, "max_length": 16, "proxy": "off", "batch_size": 8, **options})
+    data = open_data(checkpoint, str(write_data(folder, family)), config)
+    return Case(checkpoint, data, partition(len(data.examples), data.splits, seed=0, has_eval_data=False), config)
+
+
+def settings_for(num_slots: Callable[[int, int], int], **settings: object) -> Callable[[Demand], StreamSettings]:
+    def choose(demand: Demand) -> StreamSettings:
+        return StreamSettings(num_slots=num_slots(len(demand.layers), demand.num_labels), **settings)  # type: ignore[arg-type]
+
+    return choose
+
+
+def run_streamed(
+    case: Case, work: Path, num_slots: Callable[[int, int], int] = most_slots, **settings: object
+) -> tuple[Profile, dict[str, np.ndarray]]:
+    profile, arrays, _ = profile_streamed(
+        case.streamed(),
+        case.data,
+        case.part,
+        case.config,
+        work=work,
+        settings_for=settings_for(num_slots, **settings),
+        command="test",
+    )
+    return profile, arrays
+
+
+def in_memory(case: Case) -> tuple[Profile, dict[str, np.ndarray]]:
+    task_model = load_task_model(case.checkpoint, case.data.task.info, seed=0)
+    layout = describe_layers(task_model.model)
+    profile, arrays, _ = profile_model(task_model, layout, case.data, case.part, case.config, command="test")
+    return profile, arrays
+
+
+def assert_same_numbers(
+    mine: tuple[Profile, dict[str, np.ndarray]], theirs: tuple[Profile, dict[str, np.ndarray]], *, of_gain: float = 1e-4
+) -> None:
+    """Within 1e-4 relative; the debiased energy relative to Fisher / N, a gain to the largest gain of the model.
+
+    A cross-fitted gain is the little that is left of terms which cancel, so where all gains are noise they keep fewer digits.
+    """
+    (profile, arrays), (expected, expected_arrays) = mine, theirs
+    assert [layer.layer for layer in profile.layers] == [layer.layer for layer in expected.layers]
+    for layer, oracle in zip(profile.layers, expected.layers, strict=True):
+        assert layer.input_group == oracle.input_group
+        assert layer.metrics.keys() == oracle.metrics.keys()
+        for metric, value in oracle.metrics.items():
+            scale = oracle.metrics["fisher"] / expected.data.num_samples if metric == "gradient_energy" else abs(value)
+            assert abs(layer.metrics[metric] - value) <= 1e-4 * scale + 1e-30, (layer.layer, metric)
+        assert abs(layer.utility - oracle.utility) <= 1e-3
+    assert arrays.keys() == expected_arrays.keys()
+    largest = max((float(np.max(values)) for name, values in expected_arrays.items() if name.startswith("gain/")), default=0.0)
+    for name, values in expected_arrays.items():
+        scale = largest if name.startswith("gain/") else float(np.max(np.abs(values)))
+        tolerance = of_gain if name.startswith("gain/") else 1e-4
+        np.testing.assert_allclose(arrays[name], values, rtol=0, atol=tolerance * scale + 1e-30, err_msg=name)
+    assert profile.base_loss == pytest.approx(expected.base_loss, rel=1e-6)
+    assert profile.head_fit == expected.head_fit or profile.head_fit is not None
+    assert (profile.model, profile.data, profile.blocks[0].path) == (expected.model, expected.data, expected.blocks[0].path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("settings", [WHOLE, LEAN], ids=["whole", "lean"])
+def test_streamed_and_in_memory_agree(tmp_path: Path, family: str, settings: dict[str, object]) -> None:
+    measured = case(tmp_path, family)
+    assert_same_numbers(run_streamed(measured, tmp_path / "work", fewest_slots, **settings), in_memory(measured))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("settings", [WHOLE, LEAN], ids=["whole", "lean"])
+def test_they_agree_at_sampled_labels_and_with_few_rows_in_the_grams(
+    tmp_path: Path, family: str, settings: dict[str, object]
+) -> None:
+    measured = case(tmp_path, family, fisher_labels="true", gram_tokens=100)
+    streamed = run_streamed(measured, tmp_path / "work", fewest_slots, **settings)
+    assert_same_numbers(streamed, in_memory(measured), of_gain=5e-4)
+
+
+def test_a_checkpoint_in_bfloat16_gives_the_numbers_of_its_weights_in_float32(tmp_path: Path) -> None:
+    measured = case(tmp_path, "llama")
+    model = load_task_model(measured.checkpoint, measured.data.task.info, seed=0, dtype=torch.bfloat16).model
+    model.save_pretrained(tmp_path / "half")
+    half = Case(open_checkpoint(str(tmp_path / "half")), measured.data, measured.part, measured.config)
+    assert_same_numbers(run_streamed(half, tmp_path / "work", **WHOLE), in_memory(half))
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: nothing catches it, nothing is tidied up."""
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_run_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    measured = case(tmp_path, family)
+    expected, expected_arrays = run_streamed(measured, tmp_path / "whole", fewest_slots, **LEAN)
+    own = MemoryGuard.check
+    stops = 0
+    for places in range(3, 200, 7):
+        left = places
+
+        def check(guard: MemoryGuard) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KilledError
+            own(guard)
+
+        monkeypatch.setattr(MemoryGuard, "check", check)
+        try:
+            profile, arrays = run_streamed(measured, tmp_path / "work", fewest_slots, **LEAN)
+            break
+        except KilledError:
+            stops += 1
+    assert stops >= 3
+    assert profile == expected
+    assert all(np.array_equal(arrays[name], values) for name, values in expected_arrays.items())
+
+
+def test_a_block_that_gives_nan_is_named_with_its_layer(tmp_path: Path) -> None:
+    measured = case(tmp_path, "bert")
+    model = measured.streamed()
+    layer = model.layers_of(1)["bert.encoder.layer.1.intermediate.dense"]
+    assert layer.bias is not None
+    with torch.no_grad():
+        layer.bias[3] = float("nan")
+    with pytest.raises(NotFiniteError, match=r"the output of bert\.encoder\.layer\.1\.intermediate\.dense is NaN or infinite"):
+        profile_streamed(
+            model,
+            measured.data,
+            measured.part,
+            measured.config,
+            work=tmp_path / "work",
+            settings_for=settings_for(most_slots, **WHOLE),
+            command="test",
+        )
