@@ -32,7 +32,8 @@ from layerlens.profiling.gains import gain_curves
 from layerlens.profiling.metrics import raw_metrics
 from layerlens.profiling.run import profile_model
 from layerlens.profiling.sample_lengths import sample_lengths
-from layerlens.profiling.statistics_pass import Statistics, collect_statistics
+from layerlens.profiling.statistics import Statistics
+from layerlens.profiling.statistics_pass import collect_statistics
 from layerlens.workflow.open import Opened, open_model
 
 #: What a profile may cost over a plain pass, and what is hoped for.
