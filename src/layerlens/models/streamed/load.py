@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -50,6 +52,18 @@ class StreamedModel(TaskModel):
             for name, module in self.model.get_submodule(path).named_modules()
             if isinstance(module, StreamedLinear)
         }
+
+    @contextmanager
+    def held(self, block: int, *, is_wanted: bool = True) -> Iterator[None]:
+        """Keep a block's weights in memory until the context ends; where that is not wanted they are read in slices."""
+        layers = list(self.layers_of(block).values()) if is_wanted else []
+        try:
+            for layer in layers:
+                layer.source.hold()
+            yield
+        finally:
+            for layer in layers:
+                layer.source.release()
 
     def resident_bytes(self) -> int:
         """Bytes of all parameters and buffers that are in memory for good."""

@@ -28,7 +28,7 @@ from layerlens.profiling.streamed.boundaries import fewest_slots, most_slots
 #: Interpreter, torch, transformers and the command line before any model: measured on Linux with the CPU build of torch.
 BASE_BYTES = 440 << 20
 #: What the C library holds on to between two uses, and what the estimates below leave out.
-_SLACK_BYTES = 24 << 20
+_SLACK_BYTES = 72 << 20
 #: Tokens that run through a language model's head together, at most: more make no product faster.
 _LOSS_TOKENS = 1024
 #: The C library's name for the size from which memory comes straight from the system, and that size, bytes.

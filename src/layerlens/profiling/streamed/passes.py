@@ -9,8 +9,7 @@ Each step reads only what earlier steps wrote and writes elsewhere, so it can be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +79,7 @@ class StreamedPass:
         Raises:
             NotFiniteError: an output is NaN or infinite; names the first layer where it arises.
         """
-        with frozen(self._model.model), self._held(block), torch.no_grad():
+        with frozen(self._model.model), self._model.held(block, is_wanted=self._holds_weights), torch.no_grad():
             for part in self._samples.parts():
                 hidden = self._hidden(part, source)
                 output = self._model.skeleton.call(block, hidden, self._samples.call(part, block))
@@ -177,7 +176,7 @@ class StreamedPass:
             num_samples=tokens.num_samples,
         )
         kinds = list(gradients)
-        with frozen(self._model.model), self._held(block), capture.hooked():
+        with frozen(self._model.model), self._model.held(block, is_wanted=self._holds_weights), capture.hooked():
             for part in self._samples.parts():
                 batch = batches[part.batch]
                 capture.start_batch(batch, self._samples.token_mask(part.batch), part.samples)
@@ -214,18 +213,6 @@ class StreamedPass:
         if source is None:
             return self._samples.entry(part).hidden.clone()
         return self._store.read(source, part.batch, part.samples.start, part.samples.stop)
-
-    @contextmanager
-    def _held(self, block: int) -> Iterator[None]:
-        """Keep a block's weights in memory until the context ends, if that is wanted."""
-        layers = self._model.layers_of(block).values() if self._holds_weights else []
-        try:
-            for layer in layers:
-                layer.source.hold()
-            yield
-        finally:
-            for layer in layers:
-                layer.source.release()
 
     def _not_finite(self, block: int, hidden: Tensor, part: Part) -> str:
         """Say where a value that is not finite arises, and that nothing is wrong before it."""

@@ -45,7 +45,7 @@ def time_blocks(model: StreamedModel, task: Task, samples: Samples, *, holds_wei
     for position, block in enumerate(model.layout.blocks):
         shape = _shape(model, position)
         if shape not in by_shape:
-            with frozen(model.model), _held(model, position, holds_weights):
+            with frozen(model.model), model.held(position, is_wanted=holds_weights):
                 forward, frozen_backward = _medians(partial(_block_pass, model, samples, part, position))
                 with _with_weight_gradients(model.layers_of(position).values()):
                     _, backward = _medians(partial(_block_pass, model, samples, part, position))
@@ -161,18 +161,6 @@ def _shape(model: StreamedModel, block: int) -> Any:
     """What blocks that take the same time have in common."""
     module = model.model.get_submodule(model.layout.blocks[block].path)
     return type(module), tuple((layer.out_features, layer.in_features) for layer in model.layers_of(block).values())
-
-
-@contextmanager
-def _held(model: StreamedModel, block: int, holds_weights: bool) -> Iterator[None]:
-    layers = model.layers_of(block).values() if holds_weights else []
-    try:
-        for layer in layers:
-            layer.source.hold()
-        yield
-    finally:
-        for layer in layers:
-            layer.source.release()
 
 
 @contextmanager
