@@ -1,7 +1,8 @@
 """Peak memory, time and success of `layerlens profile` over published shapes, streamed and in memory, beside other libraries.
 
     python benchmarks/memory.py [--shapes bert-base,gpt2,… | all] [--modes stream,memory] [--peers] [--no-plain]
-                                [--max-memory 2GB --num-samples N --max-length 128 --batch-size 16 --threads 2 --timeout 3600]
+                                [--max-memory 2GB --num-samples N --head-samples N --max-length 128 --batch-size 16]
+                                [--threads 2 --timeout 3600]
     python benchmarks/memory.py --show              (prints the table and draws the plot from what is measured)
 
 Each row is a process of its own: `python -m layerlens profile …` on a shape of `shapes.py`, proxies off, or `peers.py`. Peak is
@@ -205,7 +206,8 @@ def run(name: str, kinds: list[str], options: argparse.Namespace, results: dict[
     for kind in kinds:
         reason = lacking(kind, num_weights, options.batch_size)
         make = profiled if kind in MODES else peer
-        row = {"outcome": reason} if reason else make(name, kind, options, settings)
+        own = settings | {"head_samples": options.head_samples} if kind in MODES and options.head_samples else settings
+        row = {"outcome": reason} if reason else make(name, kind, options, own)
         row |= {
             "shape": name,
             "kind": kind,
@@ -289,6 +291,9 @@ def main() -> None:
     parser.add_argument("--no-plain", action="store_true", help="leave the plain pass out")
     parser.add_argument("--max-memory", default=None, help="cap of the streamed rows, as 2GB")
     parser.add_argument("--num-samples", type=int, default=None, help="128, 32 above a billion weights, 8 for 7B if not given")
+    parser.add_argument(
+        "--head-samples", type=int, default=None, help="samples a new head is fitted on"
+    )
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
