@@ -291,9 +291,7 @@ def main() -> None:
     parser.add_argument("--no-plain", action="store_true", help="leave the plain pass out")
     parser.add_argument("--max-memory", default=None, help="cap of the streamed rows, as 2GB")
     parser.add_argument("--num-samples", type=int, default=None, help="128, 32 above a billion weights, 8 for 7B if not given")
-    parser.add_argument(
-        "--head-samples", type=int, default=None, help="samples a new head is fitted on"
-    )
+    parser.add_argument("--head-samples", type=int, default=None, help="samples a new head is fitted on")
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)

@@ -59,7 +59,7 @@ class Skeleton:
                 "profile it in memory (--execution memory)"
             )
         self._tables = [module for module in model.modules() if isinstance(module, RowEmbedding)]
-        #: Whether a block gives back (hidden, …) instead of the hidden state alone; known after `probe`.
+        #: Whether a block gives back (hidden, …) instead of the hidden state alone; known after `probe`, which `entry` runs.
         self._gives_tuple: bool | None = None
 
     def probe(self, inputs: Mapping[str, Any]) -> Hidden:
@@ -68,7 +68,8 @@ class Skeleton:
         Raises:
             UnsupportedModelError: the blocks do not pass one hidden state from each to the next.
         """
-        entry = self._entry(inputs)
+        # What a stub must give back is not known yet, so the pass ends at the first one.
+        entry = self._entry(inputs, num_calls=1)
         with torch.no_grad():
             output = self._own_forward(0)(entry.hidden, *entry.calls[0].args, **entry.calls[0].kwargs)
         self._gives_tuple = isinstance(output, tuple)
@@ -87,10 +88,12 @@ class Skeleton:
             inputs: The model's inputs.
             is_blank: Leave the embedding tables unread; only the calls are wanted then.
         """
+        if self._gives_tuple is None:
+            self.probe(inputs)
         for table in self._tables:
             table.is_blank = is_blank
         try:
-            return self._entry(inputs)
+            return self._entry(inputs, num_calls=len(self._blocks))
         finally:
             for table in self._tables:
                 table.is_blank = False
@@ -123,7 +126,7 @@ class Skeleton:
             for table in self._tables:
                 table.is_blank = False
 
-    def _entry(self, inputs: Mapping[str, Any]) -> Entry:
+    def _entry(self, inputs: Mapping[str, Any], *, num_calls: int) -> Entry:
         calls: list[BlockCall] = []
         first: list[Tensor] = []
 
@@ -135,7 +138,7 @@ class Skeleton:
             if not first:
                 first.append(hidden.detach())
             calls.append(call)
-            if len(calls) == len(self._blocks):
+            if len(calls) == num_calls:
                 raise _EnoughError
             return hidden
 
