@@ -30,7 +30,7 @@ BASE_BYTES = 440 << 20
 #: What the C library holds on to between two uses, and what the estimates below leave out.
 _SLACK_BYTES = 72 << 20
 #: Tokens that run through a language model's head together, at most: more make no product faster.
-_LOSS_TOKENS = 1024
+_LOSS_TOKENS = 256
 #: The C library's name for the size from which memory comes straight from the system, and that size, bytes.
 _M_MMAP_THRESHOLD, _LARGE_TENSOR = -3, 4 << 20
 
