@@ -20,7 +20,7 @@ from layerlens.adapting.attach import restored
 from layerlens.adapting.finetune import finetune, finished_arm
 from layerlens.adapting.head_start import start_head_
 from layerlens.adapting.lora import check_model, count_trainable
-from layerlens.adapting.precision import on_training_device, threads
+from layerlens.adapting.precision import on_training_device
 from layerlens.adapting.tune import run_spec, tune
 from layerlens.artifacts.evaluation import Arm
 from layerlens.artifacts.options import trainable_params
@@ -30,6 +30,7 @@ from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import Partition
 from layerlens.errors import ConfigError
 from layerlens.models.load import TaskModel
+from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
 from layerlens.words import Method, Role, Site
 

@@ -41,18 +41,6 @@ def kept_generators(device: torch.device) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """Let torch use `count` processor threads inside the context; its own choice for none."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def on_training_device(model: nn.Module) -> Iterator[torch.device]:
     """Keep `model` on the training device inside the context; afterwards it is where it was."""
     before = next(model.parameters()).device

@@ -17,7 +17,7 @@ from layerlens.adapting.halving import Rung, lay_out, survivors
 from layerlens.adapting.head_start import start_head_
 from layerlens.adapting.lora import check_model
 from layerlens.adapting.order import num_tuning_steps
-from layerlens.adapting.precision import on_training_device, threads
+from layerlens.adapting.precision import on_training_device
 from layerlens.adapting.prior import field_order
 from layerlens.adapting.runner import Runner
 from layerlens.adapting.samples import Samples, choose
@@ -29,6 +29,7 @@ from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import Partition
 from layerlens.errors import ConfigError, DataError, ManifestError, NotFiniteError
 from layerlens.models.load import TaskModel
+from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
 from layerlens.words import Method
 

@@ -10,7 +10,7 @@ from layerlens.adapting.finetune import RunSpec, finetune, finished_arm
 from layerlens.adapting.head_start import start_head_
 from layerlens.adapting.lora import check_model, refuse_other_methods
 from layerlens.adapting.order import num_tuning_steps
-from layerlens.adapting.precision import on_training_device, threads
+from layerlens.adapting.precision import on_training_device
 from layerlens.adapting.samples import Samples, choose
 from layerlens.adapting.save import save_adapter
 from layerlens.artifacts.evaluation import Arm
@@ -20,6 +20,7 @@ from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import Partition
 from layerlens.errors import DataError
 from layerlens.models.load import TaskModel
+from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
 
 ADAPTER_FOLDER = "adapter"

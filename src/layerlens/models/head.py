@@ -15,8 +15,8 @@ weights; a new one is computed again at every step.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from layerlens.data.example import Batch, Example
 from layerlens.data.task import Task
 from layerlens.errors import DataError, NotFiniteError
 from layerlens.models.load import TaskModel
+from layerlens.models.replaced_forward import replaced_forwards
 from layerlens.models.tree import POOLER, base_model_path, is_under
 
 #: Features differ in scale by two orders of magnitude between families, so the held-out loss picks the rate.
@@ -98,7 +99,8 @@ def fit_head(
     try:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in new)
-        with _frozen_base(model, has_new_pooler=_has_new_pooler(model, new)) as base:
+        base = _Base(model, model.get_submodule(base_model_path(model)), _has_new_pooler(model, new))
+        with replaced_forwards([(base.module, base)]):
             fitted, watched = (_Split(examples, task, base, batch_size, features) for examples in (train, held_out))
             return _search(new, fitted, watched, seed, max_steps)
     finally:
@@ -125,7 +127,7 @@ def describe_model(task_model: TaskModel, layout: ModelLayout) -> ModelInfo:
 
 
 class _Base:
-    """The frozen base model: runs and records once per batch, then gives the record back."""
+    """Stands in for the frozen base model's `forward`: runs it and records once per batch, then gives the record back."""
 
     def __init__(self, model: nn.Module, module: nn.Module, has_new_pooler: bool) -> None:
         self.model, self.module, self.has_new_pooler = model, module, has_new_pooler
@@ -153,22 +155,6 @@ class _Base:
         if isinstance(output, tuple):
             return output
         return type(output)(**{name: value for name, value in output.items() if isinstance(value, Tensor)})
-
-
-@contextmanager
-def _frozen_base(model: Any, has_new_pooler: bool) -> Iterator[_Base]:
-    """Let `base.record` stand in for the base model's computation, until the context ends."""
-    module = model.get_submodule(base_model_path(model))
-    own = module.__dict__.get("forward")
-    base = _Base(model, module, has_new_pooler)
-    module.forward = base
-    try:
-        yield base
-    finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own
 
 
 def _has_new_pooler(model: Any, new: dict[str, nn.Parameter]) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,7 @@ def load_task_model(checkpoint: Checkpoint, task: TaskInfo, *, seed: int, dtype:
         UnsupportedModelError: transformers does not know the architecture, it has no such task, or it needs code or
             packages of its own.
     """
-    _refuse_quantised(checkpoint)
-    with quiet(), torch.random.fork_rng(devices=[]):
-        # `torch.manual_seed` would also reseed every GPU, and those states are not given back.
-        torch.default_generator.manual_seed(seed)
+    with _loading(checkpoint, seed):
         model, new = _build(checkpoint, task, dtype)
         check_finite(checkpoint, model.state_dict())
         if task.kind is TaskKind.CAUSAL_LM:
@@ -86,11 +84,19 @@ def load_with_placeholders(checkpoint: Checkpoint, task: TaskInfo, state: Mappin
 
     Nothing that depends on the values of the weights is checked.
     """
-    _refuse_quantised(checkpoint)
-    with quiet(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with _loading(checkpoint, seed):
         model, new = _build(checkpoint, task, torch.float32, state)
     return TaskModel(model=model, new_parameters=new, checkpoint=checkpoint)
+
+
+@contextmanager
+def _loading(checkpoint: Checkpoint, seed: int) -> Iterator[None]:
+    """Refuse what cannot be loaded; then keep transformers quiet and draw from `seed` alone, until the context ends."""
+    _refuse_quantised(checkpoint)
+    with quiet(), torch.random.fork_rng(devices=[]):
+        # `torch.manual_seed` would also reseed every GPU, and those states are not given back.
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _build(

@@ -11,31 +11,22 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from layerlens.artifacts.layers import BlockSpec
 from layerlens.data.example import Batch
 from layerlens.data.task import Task
 from layerlens.profiling.capture import frozen
+from layerlens.profiling.saved_bytes import saved_bytes
 from layerlens.profiling.tensors_in import floating_tensors
 
 
 def activation_bytes(model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch: Batch) -> list[int]:
     """Bytes saved inside each block in the forward pass of one batch, weights frozen, input needing a gradient."""
-    counted = [0] * len(blocks)
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in (*model.parameters(), *model.buffers())}
-    seen: set[int] = set(parameters)
-    # Storages stay alive until the end, so that none takes the address of another.
-    alive: list[Tensor] = []
     current: list[int] = []
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if current and storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            alive.append(tensor.detach())
-            counted[current[-1]] += storage.nbytes()
-        return tensor
+    def innermost() -> int | None:
+        return current[-1] if current else None
 
     def enter(position: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         current.append(position)
@@ -52,9 +43,9 @@ def activation_bytes(model: nn.Module, blocks: Sequence[BlockSpec], task: Task, 
         handles.append(module.register_forward_pre_hook(partial(enter, position), with_kwargs=True))
         handles.append(module.register_forward_hook(leave))
     try:
-        with frozen(model), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with frozen(model), torch.enable_grad(), saved_bytes((*model.parameters(), *model.buffers()), innermost) as counted:
             model(**task.model_inputs(batch))
     finally:
         for handle in handles:
             handle.remove()
-    return counted
+    return [counted[position] for position in range(len(blocks))]

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layerlens.models.replaced_forward import replaced_forwards
+
 
 class BlockReplay:
     """Outputs of every block for some batches, and forwards that reuse them."""
@@ -46,18 +48,12 @@ class BlockReplay:
             yield
             return
         kept = self._outputs[batch][block - 1]
-        below = self._blocks[:block]
-        own = [module.__dict__.get("forward") for module in below]
-        try:
-            for module in below:
-                module.forward = lambda *_, **__: kept
+
+        def replay(*_: Any, **__: Any) -> Any:
+            return kept
+
+        with replaced_forwards([(module, replay) for module in self._blocks[:block]]):
             yield
-        finally:
-            for module, forward in zip(below, own, strict=True):
-                if forward is None:
-                    del module.forward
-                else:
-                    module.forward = forward
 
 
 def _detached(value: Any) -> Any:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from layerlens.errors import DataError
+
 
 @dataclass(frozen=True)
 class CalibrationBatch:
@@ -37,6 +39,18 @@ def choose_samples(candidates: Sequence[int], num_samples: int, seed: int) -> li
         return list(candidates)
     chosen = np.random.default_rng(seed).permutation(len(candidates))[:num_samples]
     return [candidates[position] for position in sorted(chosen.tolist())]
+
+
+def samples_to_profile(data_id: str, candidates: Sequence[int], num_samples: int, seed: int) -> list[int]:
+    """The choice of `choose_samples` from the training samples of a data set, for its two halves.
+
+    Raises:
+        DataError: Fewer than two samples.
+    """
+    chosen = choose_samples(candidates, num_samples, seed)
+    if len(chosen) < 2:
+        raise DataError(f"{data_id} leaves {len(chosen)} training samples to profile on, 2 or more are needed; use more data")
+    return chosen
 
 
 def calibration_batches(lengths: Sequence[int], *, batch_size: int, gram_tokens: int, seed: int) -> list[CalibrationBatch]:

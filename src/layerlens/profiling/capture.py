@@ -68,9 +68,7 @@ class Capture:
         modules: By layer, the module that runs; there may be others among them.
         layers: Layers to take the statistics of, in forward order.
         device: Where these run.
-        num_rows: Tokens of all samples, padding included, that the whole calibration will bring.
-        num_gram_rows: Rows that the Grams will be summed from; None for as many, 0 for no Grams.
-        num_samples: Samples that the whole calibration will bring; 0 if unknown. Of many, only some are sketched.
+        tokens: What the whole calibration will bring. Of many samples, only some are sketched.
         space: Where to keep the statistics; None for the cheaper one, layer by layer.
 
     Attributes:
@@ -84,12 +82,9 @@ class Capture:
         layers: Sequence[LayerSpec],
         *,
         device: torch.device,
-        num_rows: int,
-        num_gram_rows: int | None = None,
-        num_samples: int = 0,
+        tokens: Tokens,
         space: Space | None = None,
     ) -> None:
-        tokens = Tokens(num_rows, num_rows if num_gram_rows is None else num_gram_rows, num_samples)
         self._spaces = {spec.layer: space or choose_space(group, tokens) for group in input_groups(layers) for spec in group}
         self.sums = {spec.layer: empty_statistics(spec, self._spaces[spec.layer], tokens, device) for spec in layers}
         self.input_groups: dict[str, str] = {}

@@ -16,16 +16,16 @@ from layerlens.data.dataset import LoadedData
 from layerlens.data.example import Batch, Example
 from layerlens.data.partition import Partition
 from layerlens.data.task import Task
-from layerlens.errors import DataError
 from layerlens.linalg.singular_values import singular_values
 from layerlens.models.head import describe_model
 from layerlens.models.load import TaskModel
+from layerlens.models.threads import threads
 from layerlens.models.weights import weight_matrix
 from layerlens.profiling.activation_memory import activation_bytes
 from layerlens.profiling.assembly import Measured, assemble_profile
 from layerlens.profiling.batch_device import to_device_of
 from layerlens.profiling.block_timing import time_model
-from layerlens.profiling.calibration import calibration_batches, choose_samples
+from layerlens.profiling.calibration import calibration_batches, samples_to_profile
 from layerlens.profiling.head_samples import fit_new_head
 from layerlens.profiling.intervals import resampled_counts
 from layerlens.profiling.latency import latency_models
@@ -33,13 +33,11 @@ from layerlens.profiling.measures import measure_layers
 from layerlens.profiling.processes import ALONE, Processes
 from layerlens.profiling.proxies import measure_proxies
 from layerlens.profiling.sample_lengths import sample_lengths
-from layerlens.profiling.stages import Stages, threads
+from layerlens.profiling.stages import Stages
 from layerlens.profiling.statistics import Statistics
 from layerlens.profiling.statistics_pass import collect_statistics
 from layerlens.profiling.typical_batch import typical_samples
 from layerlens.progress import SILENT, Progress
-
-_PACKAGES = ("torch", "transformers", "numpy")
 
 
 def profile_model(
@@ -166,9 +164,7 @@ class _Pass:
     ) -> _Pass:
         """Fit a new head, then run the pass."""
         model, task = task_model.model, data.task
-        chosen = choose_samples(part.train, config.num_samples, config.seed)
-        if len(chosen) < 2:
-            raise DataError(f"{data.id} leaves {len(chosen)} training samples to profile on, 2 or more are needed; use more data")
+        chosen = samples_to_profile(data.id, part.train, config.num_samples, config.seed)
         with stages.timed("head_fit"):
             head_fit = fit_new_head(task_model, layout, data, part, chosen, config, warnings)
             processes.share_parameters(model, task_model.new_parameters)

@@ -1,12 +1,10 @@
-"""Seconds of the stages of a profile, and the processor threads they run on."""
+"""Seconds of the stages of a profile."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
 
 
 class Stages:
@@ -20,15 +18,3 @@ class Stages:
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
-
-
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """Use that many processor threads until the block ends; torch's own choice if none."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerlens.profiling.calibration import CalibrationBatch
 from layerlens.profiling.layer_statistics import LayerStatistics
 
 
@@ -31,6 +33,29 @@ class Statistics:
     half_sizes: tuple[int, int]
     num_terms: float
     positions: list[int]
+
+    @classmethod
+    def of_batches(
+        cls,
+        batches: Sequence[CalibrationBatch],
+        *,
+        layers: dict[str, LayerStatistics],
+        input_groups: dict[str, str],
+        losses: Float[np.ndarray, " samples"],
+        num_terms: float,
+    ) -> Statistics:
+        """What a pass over these batches, in their order, leaves."""
+        return cls(
+            layers=layers,
+            input_groups=input_groups,
+            losses=losses,
+            half_sizes=(
+                sum(batch.num_first for batch in batches),
+                sum(len(batch.samples) - batch.num_first for batch in batches),
+            ),
+            num_terms=num_terms,
+            positions=[sample for batch in batches for sample in batch.samples],
+        )
 
     def mean_gradients(
         self, layer: str

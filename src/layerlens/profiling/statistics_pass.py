@@ -63,14 +63,11 @@ def collect_statistics(
         NotFiniteError: A loss or gradient is NaN or infinite; names the sample, or the layer where it arises.
         UnsupportedModelError: A layer's statistics cannot be told apart by sample.
     """
-    tokens = expected_tokens(batches)
     capture = Capture(
         {spec.layer: model.get_submodule(spec.layer) for spec in layers},
         layers,
         device=next(model.parameters()).device,
-        num_rows=tokens.num_rows,
-        num_gram_rows=tokens.num_gram_rows,
-        num_samples=tokens.num_samples,
+        tokens=expected_tokens(batches),
         # What other processes found is added up, which rows of tokens are not made for.
         space=space if processes.count == 1 else Space.FEATURES,
     )
@@ -109,13 +106,12 @@ def collect_statistics(
     if not_finite is not None:
         raise _not_finite_loss(model, task, *not_finite, names)
     check_norms(capture.sums)
-    statistics = Statistics(
+    statistics = Statistics.of_batches(
+        batches,
         layers=capture.sums,
         input_groups=capture.input_groups,
         losses=losses,
-        half_sizes=(sum(b.num_first for b in batches), sum(len(b.samples) - b.num_first for b in batches)),
         num_terms=num_terms / max(1, len(examples)),
-        positions=[sample for batch in batches for sample in batch.samples],
     )
     return processes.merge(statistics)
 

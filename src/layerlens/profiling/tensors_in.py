@@ -8,14 +8,18 @@ from typing import Any
 from torch import Tensor
 
 
-def floating_tensors(value: Any) -> Iterator[Tensor]:
-    """Yield floating-point tensors of nested tuples, lists and mappings (model outputs included), in order."""
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Yield tensors of nested tuples, lists and mappings (model outputs included), in order."""
     if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
+        yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from floating_tensors(item)
+            yield from tensors(item)
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from floating_tensors(item)
+            yield from tensors(item)
+
+
+def floating_tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the floating-point ones of `tensors`."""
+    return (tensor for tensor in tensors(value) if tensor.is_floating_point())

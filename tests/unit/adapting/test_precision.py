@@ -1,4 +1,4 @@
-"""bf16 is used where it is asked for or fast, and threads are given back."""
+"""bf16 is used where it is asked for or fast."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from layerlens.adapting import precision
-from layerlens.adapting.precision import autocast, has_fast_bf16, threads, uses_bf16
+from layerlens.adapting.precision import autocast, has_fast_bf16, uses_bf16
 from layerlens.config import Precision
 
 CPU = torch.device("cpu")
@@ -35,12 +35,3 @@ def test_what_is_asked_for_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_autocast_changes_the_arithmetic_of_the_forward_pass(wanted: Precision, dtype: torch.dtype) -> None:
     with autocast(wanted, CPU):
         assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype is dtype
-
-
-def test_threads_are_given_back() -> None:
-    before = torch.get_num_threads()
-    with threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before
-    with threads(None):
-        assert torch.get_num_threads() == before

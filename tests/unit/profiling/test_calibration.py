@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerlens.profiling.calibration import CalibrationBatch, calibration_batches, choose_samples
+from layerlens.errors import DataError
+from layerlens.profiling.calibration import CalibrationBatch, calibration_batches, choose_samples, samples_to_profile
 
 _LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
 
@@ -85,3 +86,9 @@ def test_the_choice_of_samples_is_seeded_distinct_and_all_where_there_are_few() 
     assert set(chosen) <= set(candidates)
     assert np.mean(chosen) == pytest.approx(150, abs=15)
     assert choose_samples(candidates, 100, seed=0) == candidates
+
+
+def test_a_profile_needs_two_samples_and_says_how_many_there_are() -> None:
+    assert samples_to_profile("reviews", [4, 9], 30, seed=0) == [4, 9]
+    with pytest.raises(DataError, match="reviews leaves 1 training samples to profile on, 2 or more are needed"):
+        samples_to_profile("reviews", [4], 30, seed=0)

@@ -17,7 +17,7 @@ from layerlens.profiling.capture import Capture, frozen
 from layerlens.profiling.gains import gain_curves
 from layerlens.profiling.metrics import raw_metrics
 from layerlens.profiling.sample_lengths import sample_lengths
-from layerlens.profiling.spaces import Space
+from layerlens.profiling.spaces import Space, Tokens
 from layerlens.profiling.statistics import Statistics
 from layerlens.words import TaskKind
 from tests.unit.profiling.cases import Case, Vectors, open_case, vector_examples, vector_statistics
@@ -109,7 +109,7 @@ def _run(case: Case, parts: Callable[[int], list[slice | None]], gram_tokens: in
     batches = calibration_batches(lengths, batch_size=5, gram_tokens=gram_tokens, seed=0)
     modules = {spec.layer: case.model.get_submodule(spec.layer) for spec in case.layout.layers}
     num_rows = sum(len(batch.samples) * batch.num_tokens for batch in batches)
-    capture = Capture(modules, case.layout.layers, device=torch.device("cpu"), num_rows=num_rows, space=space)
+    capture = Capture(modules, case.layout.layers, device=torch.device("cpu"), tokens=Tokens(num_rows, num_rows), space=space)
     with frozen(case.model), capture.hooked():
         for batch in batches:
             values = case.task.collate([case.examples[sample] for sample in batch.samples])

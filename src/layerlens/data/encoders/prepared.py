@@ -93,7 +93,7 @@ def sample_length(
     """
     wanted = config.max_length
     is_asked = wanted != DataConfig.model_fields["max_length"].default
-    if wanted == DataConfig.model_fields["max_length"].default and known is not None and known.max_length is not None:
+    if not is_asked and known is not None and known.max_length is not None:
         wanted = known.max_length
     limits = [int(checkpoint_config[key]) for key in LENGTH_KEYS if isinstance(checkpoint_config.get(key), int)]
     if checkpoint_config.get("model_type") in OFFSET_FAMILIES:

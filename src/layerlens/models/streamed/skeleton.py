@@ -10,7 +10,7 @@ So masks, position embeddings and heads come from the model itself, whatever its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layerlens.errors import UnsupportedModelError
+from layerlens.models.replaced_forward import replaced_forwards
 from layerlens.models.streamed.row_embedding import RowEmbedding
 
 Hidden = Float[Tensor, "samples tokens hidden"]
@@ -71,7 +72,7 @@ class Skeleton:
         # What a stub must give back is not known yet, so the pass ends at the first one.
         entry = self._entry(inputs, num_calls=1)
         with torch.no_grad():
-            output = self._own_forward(0)(entry.hidden, *entry.calls[0].args, **entry.calls[0].kwargs)
+            output = self._blocks[0](entry.hidden, *entry.calls[0].args, **entry.calls[0].kwargs)
         self._gives_tuple = isinstance(output, tuple)
         hidden = output[0] if isinstance(output, tuple) else output
         if not isinstance(hidden, Tensor) or hidden.shape != entry.hidden.shape:
@@ -90,17 +91,12 @@ class Skeleton:
         """
         if self._gives_tuple is None:
             self.probe(inputs)
-        for table in self._tables:
-            table.is_blank = is_blank
-        try:
+        with self._blank_tables(is_wanted=is_blank):
             return self._entry(inputs, num_calls=len(self._blocks))
-        finally:
-            for table in self._tables:
-                table.is_blank = False
 
     def call(self, block: int, hidden: Hidden, call: BlockCall) -> Hidden:
-        """Run one block."""
-        output = self._own_forward(block)(hidden, *call.args, **call.kwargs)
+        """Run one block, hooks on it and on its layers included."""
+        output = self._blocks[block](hidden, *call.args, **call.kwargs)
         result: Hidden = output[0] if isinstance(output, tuple) else output
         return result
 
@@ -113,18 +109,12 @@ class Skeleton:
     def finishing(self, hidden: Hidden) -> Iterator[None]:
         """Let every forward pass of the model give `hidden` as what its last block gives back, until the context ends."""
         last = len(self._blocks) - 1
-        for table in self._tables:
-            table.is_blank = True
 
         def stub(block: int, given: Tensor, _: BlockCall) -> Tensor:
             return hidden if block == last else given
 
-        try:
-            with self._stubbed(stub):
-                yield
-        finally:
-            for table in self._tables:
-                table.is_blank = False
+        with self._blank_tables(), self._stubbed(stub):
+            yield
 
     def _entry(self, inputs: Mapping[str, Any], *, num_calls: int) -> Entry:
         calls: list[BlockCall] = []
@@ -151,23 +141,22 @@ class Skeleton:
             f"{len(calls)} of {len(self._blocks)} blocks ran in a forward pass; profile it in memory (--execution memory)"
         )
 
-    def _own_forward(self, block: int) -> Callable[..., Any]:
-        # Called like any module, so that hooks on the block and on its layers run.
-        return self._blocks[block]
+    def _stubbed(self, stub: Callable[[int, Tensor, BlockCall], Tensor]) -> AbstractContextManager[None]:
+        is_tuple = bool(self._gives_tuple)
+        return replaced_forwards(
+            [(module, _Stub(position, stub, is_tuple=is_tuple)) for position, module in enumerate(self._blocks)]
+        )
 
     @contextmanager
-    def _stubbed(self, stub: Callable[[int, Tensor, BlockCall], Tensor]) -> Iterator[None]:
-        own = [module.__dict__.get("forward") for module in self._blocks]
+    def _blank_tables(self, *, is_wanted: bool = True) -> Iterator[None]:
+        """Leave the embedding tables unread until the context ends."""
+        for table in self._tables:
+            table.is_blank = is_wanted
         try:
-            for position, module in enumerate(self._blocks):
-                module.forward = _Stub(position, stub, is_tuple=bool(self._gives_tuple))
             yield
         finally:
-            for module, forward in zip(self._blocks, own, strict=True):
-                if forward is None:
-                    del module.forward
-                else:
-                    module.forward = forward
+            for table in self._tables:
+                table.is_blank = False
 
 
 class _EnoughError(Exception):

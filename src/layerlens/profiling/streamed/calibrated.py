@@ -12,10 +12,9 @@ from layerlens.config import FisherLabels, ProfilingConfig
 from layerlens.data.dataset import LoadedData
 from layerlens.data.example import Example
 from layerlens.data.partition import Partition
-from layerlens.errors import DataError
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.streamed_linear import StreamedLinear
-from layerlens.profiling.calibration import calibration_batches, choose_samples
+from layerlens.profiling.calibration import calibration_batches, samples_to_profile
 from layerlens.profiling.sample_lengths import text_lengths
 from layerlens.profiling.spaces import expected_tokens
 from layerlens.profiling.streamed.memory_plan import Demand
@@ -33,11 +32,7 @@ class StreamedCalibration:
 
     def __init__(self, model: StreamedModel, data: LoadedData, part: Partition, config: ProfilingConfig) -> None:
         self.model, self.data, self.part, self.config = model, data, part, config
-        self.chosen = choose_samples(part.train, config.num_samples, config.seed)
-        if len(self.chosen) < 2:
-            raise DataError(
-                f"{data.id} leaves {len(self.chosen)} training samples to profile on, 2 or more are needed; use more data"
-            )
+        self.chosen = samples_to_profile(data.id, part.train, config.num_samples, config.seed)
         self.examples = data.take(self.chosen)
         self.lengths = self._lengths(self.examples)
         self.batches = calibration_batches(

@@ -166,20 +166,12 @@ class StreamedPass:
             NotFiniteError: a gradient is NaN or infinite; names the layer.
         """
         modules = self._model.layers_of(block)
-        tokens = expected_tokens(batches)
-        capture = Capture(
-            modules,
-            layers,
-            device=torch.device("cpu"),
-            num_rows=tokens.num_rows,
-            num_gram_rows=tokens.num_gram_rows,
-            num_samples=tokens.num_samples,
-        )
+        capture = Capture(modules, layers, device=torch.device("cpu"), tokens=expected_tokens(batches))
         kinds = list(gradients)
         with frozen(self._model.model), self._model.held(block, is_wanted=self._holds_weights), capture.hooked():
             for part in self._samples.parts():
                 batch = batches[part.batch]
-                capture.start_batch(batch, self._samples.token_mask(part.batch), part.samples)
+                capture.start_batch(batch, part.batch_mask, part.samples)
                 hidden = self._hidden(part, source)
                 if targets:
                     hidden.requires_grad_()
@@ -197,16 +189,12 @@ class StreamedPass:
                 del output, hidden, gradient
                 self._after_part()
         check_norms(capture.sums)
-        return Statistics(
+        return Statistics.of_batches(
+            batches,
             layers=capture.sums,
             input_groups=capture.input_groups,
             losses=losses.values,
-            half_sizes=(
-                sum(batch.num_first for batch in batches),
-                sum(len(batch.samples) - batch.num_first for batch in batches),
-            ),
             num_terms=losses.num_terms,
-            positions=[sample for batch in batches for sample in batch.samples],
         )
 
     def _hidden(self, part: Part, source: int | None) -> Tensor:

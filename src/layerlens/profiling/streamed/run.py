@@ -24,11 +24,12 @@ from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import Partition
 from layerlens.linalg.singular_values import singular_values
 from layerlens.models.streamed.load import StreamedModel
+from layerlens.models.threads import threads
 from layerlens.profiling.assembly import Measured, assemble_profile
 from layerlens.profiling.head_samples import fit_new_head
 from layerlens.profiling.intervals import resampled_counts
 from layerlens.profiling.measures import Measures, measure_layers
-from layerlens.profiling.stages import Stages, threads
+from layerlens.profiling.stages import Stages
 from layerlens.profiling.streamed.activation_store import ActivationStore
 from layerlens.profiling.streamed.block_result import BlockResult, load_block, save_block
 from layerlens.profiling.streamed.calibrated import StreamedCalibration
@@ -95,6 +96,7 @@ class _Run(StreamedCalibration):
         self.slots = Slots(len(model.layout.blocks), self.settings.num_slots, self.labels)
         self.guard = MemoryGuard(self.settings.max_memory)
         self.work, self.progress = work, progress
+        self.counts = resampled_counts(len(self.examples), seed=config.seed)
         self.stages = Stages()
         self.warnings: list[str] = []
 
@@ -236,7 +238,6 @@ class _Run(StreamedCalibration):
     def _block(self, steps: StreamedPass, group: int, block: int, losses: Losses) -> BlockResult:
         """Statistics, curves and spectra of one block's layers; its input's gradient goes to the store."""
         result = BlockResult(Measures(), {}, 0, {})
-        counts = resampled_counts(len(self.examples), seed=self.config.seed)
         sweeps = self.settings.sweeps(self.layers_of(block))
         for sweep, layers in enumerate(sweeps):
             is_last = sweep == len(sweeps) - 1
@@ -256,7 +257,7 @@ class _Run(StreamedCalibration):
                 measure_layers(
                     statistics,
                     layers,
-                    counts,
+                    self.counts,
                     damping=self.config.damping,
                     max_rank=self.config.max_rank or default_max_rank(self.model.info.hidden_size),
                 )

@@ -12,6 +12,7 @@ from torch import Tensor
 from layerlens.data.example import Batch, Example
 from layerlens.data.task import Task
 from layerlens.models.streamed.skeleton import BlockCall, Entry, Skeleton
+from layerlens.profiling.tensors_in import tensors
 
 #: Blocks' arguments of a part are kept if they are no larger; larger ones (masks) are made anew for each block.
 _SMALL_BYTES = 64 << 10
@@ -19,12 +20,21 @@ _SMALL_BYTES = 64 << 10
 
 @dataclass(frozen=True)
 class Part:
-    """Some samples of one batch, padded as the whole batch is."""
+    """Some samples of one batch, padded as the whole batch is.
+
+    Attributes:
+        batch: Position of the batch.
+        samples: Which of its samples.
+        values: These samples, with their labels.
+        inputs: The same without labels.
+        batch_mask: Which tokens of the whole batch are no padding; None where all count.
+    """
 
     batch: int
     samples: slice
     values: Batch
     inputs: Batch
+    batch_mask: Bool[Tensor, "batch_samples tokens"] | None
 
 
 class Samples:
@@ -69,19 +79,16 @@ class Samples:
     def __len__(self) -> int:
         return len(self._sizes)
 
-    def token_mask(self, batch: int) -> Bool[Tensor, "samples tokens"] | None:
-        """Which tokens of a whole batch are no padding; None where all count."""
-        return self.task.token_mask(self.collated(batch))
-
     def parts(self, tokens_at_once: int | None = None) -> Iterator[Part]:
         """Every part of every batch, in order, of at most so many padded tokens; none for what the samples were made with."""
         for batch, num_samples in enumerate(self._sizes):
             values = self.collated(batch)
+            mask = self.task.token_mask(values)
             size = max(1, (tokens_at_once or self._tokens_at_once) // self.shapes[batch][1])
             for start in range(0, num_samples, size):
                 samples = slice(start, min(start + size, num_samples))
                 own = {name: _rows(value, samples, num_samples) for name, value in values.items()}
-                yield Part(batch, samples, own, self.task.model_inputs(own))
+                yield Part(batch, samples, own, self.task.model_inputs(own), mask)
 
     def entry(self, part: Part) -> Entry:
         """What reaches the first block."""
@@ -92,8 +99,8 @@ class Samples:
         key = part.batch, part.samples.start
         if key not in self._calls:
             calls = self._skeleton.entry(part.inputs, is_blank=True).calls
-            tensors = {tensor.data_ptr(): tensor.nbytes for call in calls for tensor in _tensors((call.args, call.kwargs))}
-            if sum(tensors.values()) > _SMALL_BYTES:
+            arguments = {tensor.data_ptr(): tensor.nbytes for call in calls for tensor in tensors((call.args, call.kwargs))}
+            if sum(arguments.values()) > _SMALL_BYTES:
                 return calls[block]
             self._calls[key] = calls
         return self._calls[key][block]
@@ -107,14 +114,3 @@ class Samples:
 
 def _rows(value: Any, samples: slice, num_samples: int) -> Any:
     return value[samples] if isinstance(value, Tensor) and value.ndim and len(value) == num_samples else value
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from layerlens.artifacts.profile import BlockTiming, Timing
 from layerlens.data.example import Example
@@ -21,6 +20,7 @@ from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.streamed_linear import StreamedLinear
 from layerlens.profiling.capture import frozen
 from layerlens.profiling.latency import latency_models
+from layerlens.profiling.saved_bytes import saved_bytes
 from layerlens.profiling.streamed.samples import Part, Samples
 from layerlens.profiling.tensors_in import floating_tensors
 from layerlens.profiling.typical_batch import typical_samples
@@ -121,24 +121,11 @@ def _kept_bytes(model: StreamedModel, samples: Samples, part: Part, block: int) 
     """Bytes of every tensor that an operation of the block saves, once for each storage and without the parameters."""
     hidden = samples.entry(part).hidden.clone().requires_grad_()
     call = samples.call(part, block)
-    seen = {tensor.untyped_storage().data_ptr() for tensor in (*model.model.parameters(), *model.model.buffers())}
-    alive: list[Tensor] = []
-    total = 0
-
-    def pack(tensor: Tensor) -> Tensor:
-        nonlocal total
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            alive.append(tensor.detach())
-            total += storage.nbytes()
-        return tensor
-
     # What a block is given, as positions, is kept once for all blocks and not by this one.
-    seen |= {tensor.untyped_storage().data_ptr() for tensor in floating_tensors((call.args, call.kwargs))}
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    known = (*model.model.parameters(), *model.model.buffers(), *floating_tensors((call.args, call.kwargs)))
+    with torch.enable_grad(), saved_bytes(known, lambda: block) as counted:
         model.skeleton.call(block, hidden, call)
-    return total
+    return counted[block]
 
 
 def typical_part(
