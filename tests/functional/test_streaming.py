@@ -23,7 +23,7 @@ SMALL = ("--num-samples", 24, "--max-length", 16, "--proxy", "off", "--batch-siz
 KILLED = """
 import os, signal, sys
 from layerlens.cli import main
-from layerlens.profiling.streamed.memory_plan import MemoryGuard
+from layerlens.streaming.memory_guard import MemoryGuard
 left = int(sys.argv[1])
 def check(self):
     global left

@@ -16,9 +16,9 @@ from torch import nn
 from layerlens.artifacts.layers import BlockSpec
 from layerlens.data.example import Batch
 from layerlens.data.task import Task
-from layerlens.profiling.capture import frozen
+from layerlens.models.frozen import frozen
+from layerlens.models.tensors_in import floating_tensors
 from layerlens.profiling.saved_bytes import saved_bytes
-from layerlens.profiling.tensors_in import floating_tensors
 
 
 def activation_bytes(model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch: Batch) -> list[int]:

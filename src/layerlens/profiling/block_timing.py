@@ -23,8 +23,8 @@ from layerlens.artifacts.layers import BlockSpec
 from layerlens.artifacts.profile import BlockTiming
 from layerlens.data.example import Batch
 from layerlens.data.task import Task
-from layerlens.profiling.capture import frozen
-from layerlens.profiling.tensors_in import floating_tensors
+from layerlens.models.frozen import frozen
+from layerlens.models.tensors_in import floating_tensors
 
 _REPEATS = 3
 

@@ -27,28 +27,6 @@ from layerlens.profiling.spaces import Space, Tokens, choose_space, input_groups
 from layerlens.profiling.statistics_spaces import empty_statistics
 
 
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, weights that need no gradient, and no key/value cache, until the block ends."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    was_training = model.training
-    config: Any = getattr(model, "config", None)
-    use_cache = getattr(config, "use_cache", None)
-    try:
-        model.eval()
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        if use_cache:
-            config.use_cache = False
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-        model.train(was_training)
-        if use_cache:
-            config.use_cache = use_cache
-
-
 @dataclass(frozen=True)
 class _Read:
     """What a layer read: as sequences, and as it was given with its version then.

@@ -26,10 +26,10 @@ from layerlens.config import ProfilingConfig
 from layerlens.data.example import Batch, Example
 from layerlens.data.task import Task
 from layerlens.errors import NotFiniteError
+from layerlens.models.frozen import frozen
 from layerlens.nn.low_rank_probe import LowRankProbe
 from layerlens.profiling.batch_device import to_device_of
 from layerlens.profiling.block_replay import BlockReplay
-from layerlens.profiling.capture import frozen
 from layerlens.profiling.proxy_schedule import interpolated, proxy_layers
 from layerlens.progress import SILENT, Progress
 

@@ -18,10 +18,11 @@ from layerlens.config import FisherLabels
 from layerlens.data.example import Batch, Example
 from layerlens.data.task import Task
 from layerlens.errors import NotFiniteError
+from layerlens.models.first_not_finite import first_not_finite
+from layerlens.models.frozen import frozen
 from layerlens.profiling.batch_device import to_device_of
 from layerlens.profiling.calibration import CalibrationBatch
-from layerlens.profiling.capture import Capture, frozen
-from layerlens.profiling.first_not_finite import first_not_finite
+from layerlens.profiling.capture import Capture
 from layerlens.profiling.layer_statistics import LayerStatistics
 from layerlens.profiling.loss_terms import loss_terms
 from layerlens.profiling.processes import ALONE, Processes

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from layerlens.errors import UnsupportedModelError
+from layerlens.models.frozen import frozen
 from layerlens.profiling import capture as capture_module
 from layerlens.profiling.calibration import calibration_batches
-from layerlens.profiling.capture import Capture, frozen
+from layerlens.profiling.capture import Capture
 from layerlens.profiling.gains import gain_curves
 from layerlens.profiling.metrics import raw_metrics
 from layerlens.profiling.sample_lengths import sample_lengths

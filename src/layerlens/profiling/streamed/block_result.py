@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from layerlens.profiling.measures import Measures
-from layerlens.profiling.streamed.journal import Journal
+from layerlens.streaming.journal import Journal
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from layerlens.profiling.calibration import calibration_batches, samples_to_prof
 from layerlens.profiling.sample_lengths import text_lengths
 from layerlens.profiling.spaces import expected_tokens
 from layerlens.profiling.streamed.memory_plan import Demand
-from layerlens.profiling.streamed.samples import Samples
 from layerlens.profiling.streamed.timing import count_activations, typical_part
+from layerlens.streaming.samples import Samples
 
 
 def measure_demand(model: StreamedModel, data: LoadedData, part: Partition, config: ProfilingConfig) -> Demand:

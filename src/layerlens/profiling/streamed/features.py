@@ -12,10 +12,10 @@ from layerlens.data.example import Batch
 from layerlens.data.task import Task
 from layerlens.models.head import Features
 from layerlens.models.streamed.load import StreamedModel
-from layerlens.profiling.streamed.activation_store import ActivationStore
 from layerlens.profiling.streamed.passes import StreamedPass
-from layerlens.profiling.streamed.samples import Samples
 from layerlens.progress import Progress
+from layerlens.streaming.activation_store import ActivationStore
+from layerlens.streaming.samples import Samples
 
 
 class StreamedFeatures(Features):

@@ -12,9 +12,6 @@ with the cap.
 
 from __future__ import annotations
 
-import ctypes
-import resource
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -24,15 +21,12 @@ from layerlens.linalg.singular_values import singular_values_bytes
 from layerlens.models.streamed.weight_source import SLICE_BYTES
 from layerlens.profiling.spaces import Tokens, curve_bytes, input_groups, statistics_bytes
 from layerlens.profiling.streamed.boundaries import fewest_slots, most_slots
+from layerlens.streaming.memory_guard import BASE_BYTES
 
-#: Interpreter, torch, transformers and the command line before any model: measured on Linux with the CPU build of torch.
-BASE_BYTES = 440 << 20
 #: What the C library holds on to between two uses, and what the estimates below leave out.
 _SLACK_BYTES = 72 << 20
 #: Tokens that run through a language model's head together, at most: more make no product faster.
 _LOSS_TOKENS = 256
-#: The C library's name for the size from which memory comes straight from the system, and that size, bytes.
-_M_MMAP_THRESHOLD, _LARGE_TENSOR = -3, 4 << 20
 
 
 @dataclass(frozen=True)
@@ -189,47 +183,3 @@ def balanced_sweeps(layers: Sequence[LayerSpec], num_sweeps: int) -> list[list[L
         sweeps[-1].extend(part)
         used += size
     return sweeps
-
-
-class MemoryGuard:
-    """Watches the process's peak memory, and gives freed memory back to the system.
-
-    Under a cap, large tensors are taken from the system and given back one by one: the C library would otherwise keep their
-    memory for others of just that size.
-
-    Args:
-        max_memory: Cap in bytes; None to watch nothing.
-    """
-
-    def __init__(self, max_memory: int | None) -> None:
-        self._max_memory = max_memory
-        if max_memory is not None and sys.platform == "linux":
-            set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-            if set_option is not None:
-                set_option(_M_MMAP_THRESHOLD, _LARGE_TENSOR)
-
-    def check(self) -> None:
-        """Stop a run that passed its cap.
-
-        Raises:
-            ConfigError: the peak is above the cap.
-        """
-        if self._max_memory is not None and (peak := peak_memory()) > self._max_memory:
-            raise ConfigError(
-                f"the process took {peak / 2**20:,.0f} MiB, above --max-memory {self._max_memory / 2**20:,.0f} MiB; "
-                f"give it {-(-peak // 2**20) + 64:,} MiB or more"
-            )
-
-    @staticmethod
-    def trim() -> None:
-        """Hand memory that was freed back to the system, where the C library knows how."""
-        if sys.platform == "linux":
-            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-            if trim is not None:
-                trim(0)
-
-
-def peak_memory() -> int:
-    """Highest resident set of this process so far, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -19,16 +19,17 @@ from torch import Tensor
 
 from layerlens.artifacts.layers import LayerSpec
 from layerlens.errors import NotFiniteError
+from layerlens.models.first_not_finite import first_not_finite_layer
+from layerlens.models.frozen import frozen
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.profiling.calibration import CalibrationBatch
-from layerlens.profiling.capture import Capture, frozen
-from layerlens.profiling.first_not_finite import first_not_finite_layer
+from layerlens.profiling.capture import Capture
 from layerlens.profiling.loss_terms import loss_terms
 from layerlens.profiling.spaces import expected_tokens
 from layerlens.profiling.statistics import Statistics
 from layerlens.profiling.statistics_pass import check_norms, label_seed
-from layerlens.profiling.streamed.activation_store import ActivationStore
-from layerlens.profiling.streamed.samples import Part, Samples
+from layerlens.streaming.activation_store import ActivationStore
+from layerlens.streaming.samples import Part, Samples
 from layerlens.words import TaskKind
 
 

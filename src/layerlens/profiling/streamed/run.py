@@ -30,16 +30,17 @@ from layerlens.profiling.head_samples import fit_new_head
 from layerlens.profiling.intervals import resampled_counts
 from layerlens.profiling.measures import Measures, measure_layers
 from layerlens.profiling.stages import Stages
-from layerlens.profiling.streamed.activation_store import ActivationStore
 from layerlens.profiling.streamed.block_result import BlockResult, load_block, save_block
 from layerlens.profiling.streamed.calibrated import StreamedCalibration
 from layerlens.profiling.streamed.features import StreamedFeatures
-from layerlens.profiling.streamed.journal import Journal
-from layerlens.profiling.streamed.memory_plan import Demand, MemoryGuard, StreamSettings
+from layerlens.profiling.streamed.memory_plan import Demand, StreamSettings
 from layerlens.profiling.streamed.passes import Losses, StreamedPass
 from layerlens.profiling.streamed.slots import Slots
 from layerlens.profiling.streamed.timing import count_activations, time_blocks
 from layerlens.progress import SILENT, Progress
+from layerlens.streaming.activation_store import ActivationStore
+from layerlens.streaming.journal import Journal
+from layerlens.streaming.memory_guard import MemoryGuard
 
 
 def profile_streamed(

@@ -16,14 +16,14 @@ import torch
 from layerlens.artifacts.profile import BlockTiming, Timing
 from layerlens.data.example import Example
 from layerlens.data.task import Task
+from layerlens.models.frozen import frozen
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.streamed_linear import StreamedLinear
-from layerlens.profiling.capture import frozen
+from layerlens.models.tensors_in import floating_tensors
 from layerlens.profiling.latency import latency_models
 from layerlens.profiling.saved_bytes import saved_bytes
-from layerlens.profiling.streamed.samples import Part, Samples
-from layerlens.profiling.tensors_in import floating_tensors
 from layerlens.profiling.typical_batch import typical_samples
+from layerlens.streaming.samples import Part, Samples
 
 _REPEATS = 3
 

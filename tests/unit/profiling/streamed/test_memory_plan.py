@@ -10,7 +10,8 @@ from layerlens.artifacts.layers import LayerSpec
 from layerlens.errors import ConfigError
 from layerlens.profiling.spaces import Tokens
 from layerlens.profiling.streamed import memory_plan
-from layerlens.profiling.streamed.memory_plan import Demand, MemoryGuard, balanced_sweeps, choose_settings, peak_memory
+from layerlens.profiling.streamed.memory_plan import Demand, balanced_sweeps, choose_settings
+from layerlens.streaming.memory_guard import MemoryGuard, peak_memory
 from layerlens.words import Role
 
 

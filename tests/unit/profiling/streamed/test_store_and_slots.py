@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from layerlens.errors import ConfigError
-from layerlens.profiling.streamed.activation_store import ActivationStore
 from layerlens.profiling.streamed.boundaries import block_groups, fewest_slots, most_slots
-from layerlens.profiling.streamed.journal import Journal
 from layerlens.profiling.streamed.slots import Slots
+from layerlens.streaming.activation_store import ActivationStore
+from layerlens.streaming.journal import Journal
 
 SHAPES = [(3, 5, 4), (2, 7, 4)]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from layerlens.data.example import Batch, Example
 from layerlens.data.task import Task
 from layerlens.models.streamed.skeleton import BlockCall, Entry, Skeleton
-from layerlens.profiling.tensors_in import tensors
+from layerlens.models.tensors_in import tensors
 
 #: Blocks' arguments of a part are kept if they are no larger; larger ones (masks) are made anew for each block.
 _SMALL_BYTES = 64 << 10
