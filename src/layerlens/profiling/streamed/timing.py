@@ -26,6 +26,7 @@ from layerlens.profiling.typical_batch import typical_samples
 from layerlens.streaming.samples import Part, Samples
 
 _REPEATS = 3
+_LONG_SECONDS = 2.0
 
 
 def time_blocks(model: StreamedModel, task: Task, samples: Samples, *, holds_weights: bool) -> Timing:
@@ -92,7 +93,10 @@ class _Seconds:
 
 
 def _medians(run: Callable[[], _Seconds]) -> tuple[float, float]:
-    found = [run() for _ in range(1 + _REPEATS)][1:]
+    # The first run warms up; where a run is long, noise is a small share of it and one more is enough.
+    first = run()
+    repeats = 1 if first.forward + first.backward > _LONG_SECONDS else _REPEATS
+    found = [run() for _ in range(repeats)]
     return float(np.median([one.forward for one in found])), float(np.median([one.backward for one in found]))
 
 
