@@ -1,0 +1,127 @@
+"""What races beside the optimum: other readings of the same curves, and the baselines at the same bytes.
+
+Predictions can be wrong in known ways, and each reading guards against one: probes that mislead (unanchored), a few large figures
+that decide everything (tempered, Σ √loss), factors that calibration text flatters (integers), and an embedding or head whose
+damage the second-order model does not see (safe ends: one offer better than the optimum gave them).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from layerlens.artifacts.compression import Rounding
+from layerlens.artifacts.formats import Format, Scheme
+from layerlens.budget.format_menu import MatrixGroup, Menu, Offer, Selection
+from layerlens.budget.format_optimum import FormatOptimum, optimal_formats, staircase
+from layerlens.budget.low_rank_formats import low_rank_plan
+from layerlens.budget.uniform_formats import LeftOut, uniform_plan
+from layerlens.words import Role
+
+OPTIMUM = "optimum"
+PLAIN_FORMATS = (Format.KEEP, Format.HALF, Format.INTEGER)
+END_ROLES = (Role.EMBEDDING, Role.HEAD)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A plan under a name that is safe in a file name."""
+
+    name: str
+    selection: Selection
+
+
+def other_readings(menu: Menu, optimum: FormatOptimum, limit_bytes: int) -> tuple[list[Runner], dict[str, str]]:
+    """Plans of ours beside the optimum.
+
+    Args:
+        menu: The groups and their offers.
+        optimum: The optimum within the limit.
+        limit_bytes: Bytes of the whole folder's tensors at most.
+
+    Returns:
+        The plans, and for each that does not exist the reason.
+    """
+    room = limit_bytes - menu.other_bytes
+    readings: dict[str, Callable[[], Selection | LeftOut]] = {
+        "optimum-unanchored": lambda: _weighed(menu, room, _unanchored),
+        "optimum-integers": lambda: _integers(menu, room),
+        "optimum-tempered": lambda: _weighed(menu, room, _tempered),
+        "optimum-safe-ends": lambda: _safe_ends(menu, optimum, room),
+    }
+    return _apart({name: make() for name, make in readings.items()}, [Runner(OPTIMUM, optimum.selection)])
+
+
+def baselines(menu: Menu, limit_bytes: int) -> tuple[list[Runner], dict[str, str]]:
+    """Uniform widths by both roundings, plain and topped up, and 8-bit factors by plain and whitened SVD."""
+    found: dict[str, Selection | LeftOut] = {}
+    for rounding in (Rounding.NEAREST, Rounding.SECOND_ORDER):
+        found[f"uniform-{rounding}"] = uniform_plan(menu, limit_bytes, rounding)
+        found[f"uniform-{rounding}-topped-up"] = uniform_plan(menu, limit_bytes, rounding, is_topped_up=True)
+    for rounding in (Rounding.PLAIN, Rounding.WHITENED):
+        found[f"{rounding}-int8"] = low_rank_plan(menu, limit_bytes, rounding)
+    return _apart(found, [])
+
+
+def _apart(found: dict[str, Selection | LeftOut], earlier: Sequence[Runner]) -> tuple[list[Runner], dict[str, str]]:
+    """Merge plans that make the same choice into the first of them."""
+    kept: list[Runner] = []
+    left_out = {}
+    for name, made in found.items():
+        if isinstance(made, LeftOut):
+            left_out[name] = made.reason
+            continue
+        same = next((other.name for other in [*earlier, *kept] if choice_of(other.selection) == choice_of(made)), None)
+        if same is None:
+            kept.append(Runner(name, made))
+        else:
+            left_out[name] = f"the same choice as {same}"
+    return kept, left_out
+
+
+def choice_of(selection: Selection) -> list[tuple[Scheme, Rounding]]:
+    """What tells two plans apart: scheme and rounding of every member of every group."""
+    return [(option.scheme, option.rounding) for offer in selection for option in offer.options]
+
+
+def _weighed(menu: Menu, room: int, loss_of: Callable[[Menu, MatrixGroup, Offer], float]) -> Selection | LeftOut:
+    offers = [
+        [Offer(each.scheme, each.options, each.size_bytes, loss_of(menu, group, each)) for each in group.offers]
+        for group in menu.groups
+    ]
+    found = optimal_formats(offers, room)
+    return LeftOut("nothing fits") if found is None else tuple(Offer.of(each.scheme, each.options) for each in found.selection)
+
+
+def _unanchored(menu: Menu, group: MatrixGroup, offer: Offer) -> float:
+    matrices = menu.matrices_of(group)
+    return math.fsum(option.predicted_loss / matrix.anchor for option, matrix in zip(offer.options, matrices, strict=True))
+
+
+def _tempered(menu: Menu, group: MatrixGroup, offer: Offer) -> float:
+    return math.fsum(math.sqrt(option.predicted_loss) for option in offer.options)
+
+
+def _integers(menu: Menu, room: int) -> Selection | LeftOut:
+    offers = [[offer for offer in group.offers if offer.scheme.format in PLAIN_FORMATS] for group in menu.groups]
+    if not all(offers):
+        return LeftOut("a layer has no integers on offer")
+    found = optimal_formats(offers, room)
+    return LeftOut("integers alone do not fit") if found is None else found.selection
+
+
+def _safe_ends(menu: Menu, optimum: FormatOptimum, room: int) -> Selection | LeftOut:
+    offers: list[Sequence[Offer]] = []
+    is_safer = False
+    for group, chosen in zip(menu.groups, optimum.selection, strict=True):
+        better = [step for step in staircase(group.offers) if step.loss < chosen.loss]
+        if better and any(matrix.role in END_ROLES for matrix in menu.matrices_of(group)):
+            offers.append(better)
+            is_safer = True
+        else:
+            offers.append(group.offers)
+    if not is_safer:
+        return LeftOut("embedding and head have nothing better on offer")
+    found = optimal_formats(offers, room)
+    return LeftOut("a better embedding and head leave too few bytes") if found is None else found.selection

@@ -1,0 +1,27 @@
+"""The options of `layerlens evaluate`."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from layerlens.config.training import TrainingConfig
+
+
+class EvaluateConfig(TrainingConfig):
+    """What a model is scored on; the windows and the generated text are for compressed models and language models."""
+
+    second_text: str | None = Field(
+        default=None, description="a second text to compare models on; one of the standard library if not given"
+    )
+    window: int = Field(default=512, gt=1, description="tokens of a window of text that perplexity is measured in")
+    stride: int | None = Field(
+        default=None, gt=0, description="tokens from one window's start to the next one's; the window if not given"
+    )
+    max_tokens: int = Field(default=16384, gt=1, description="tokens of each text at most")
+    new_tokens: int = Field(default=64, ge=0, description="tokens generated from each prompt; 0 for none")
+
+    @model_validator(mode="after")
+    def _strides_within_window(self) -> EvaluateConfig:
+        if self.stride is not None and self.stride > self.window:
+            raise ValueError(f"stride: {self.stride} is above window {self.window}, so tokens would be left out")
+        return self

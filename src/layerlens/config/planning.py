@@ -1,0 +1,99 @@
+"""The options of `layerlens plan`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from layerlens.config.spellings import split_commas, split_pairs
+from layerlens.words import Frozen, Method
+
+#: Objective weights of the predecessor: utility, and each cost as a share of its budget.
+PREDECESSOR_WEIGHTS = {"utility": 0.5, "cost": 0.2, "flops": 0.1, "vram": 0.1, "latency": 0.1}
+OBJECTIVE_TERMS = ("utility", "cost", "flops", "vram", "latency")
+#: Presets that a person may name instead of a mapping.
+WEIGHT_PRESETS = {"default": {"utility": 1.0}, "predecessor": PREDECESSOR_WEIGHTS}
+
+
+def _named_weights(value: Any) -> Any:
+    return WEIGHT_PRESETS[value] if isinstance(value, str) and value in WEIGHT_PRESETS else split_pairs(value)
+
+
+Methods = Annotated[list[Method], BeforeValidator(split_commas)]
+Weights = Annotated[dict[str, float], BeforeValidator(_named_weights)]
+Penalties = Annotated[dict[Method, float], BeforeValidator(split_pairs)]
+
+
+class OptimizationConfig(Frozen):
+    """Budgets, methods and preferences of a plan. At least one budget is needed."""
+
+    max_trainable_params: int | None = Field(
+        default=None, description="adapter parameters at most; the task head is counted apart"
+    )
+    max_flops: float | None = Field(default=None, description="FLOPs of one training step per token at most")
+    max_vram_gb: float | None = Field(default=None, description="training memory at most, in GiB")
+    latency_target_ms: float | None = Field(
+        default=None, description="milliseconds added per token at inference, batch 1, unmerged"
+    )
+    max_time_ratio: float | None = Field(default=None, description="training time as a share of full fine-tuning at most")
+    candidate_methods: Methods = Field(default=[Method.LORA, Method.NONE], description="methods a site may get")
+    method_penalties: Penalties = Field(
+        default={}, description="divides the value of a method's options: 1.0 is neutral, 0.8 favours it"
+    )
+    objective_weights: Weights = Field(
+        default={"utility": 1.0}, description="utility, cost, flops, vram, latency: each cost as a share of its budget"
+    )
+    max_utilisation: float = Field(default=1.0, gt=0, le=1, description="share of each budget that may be spent")
+    min_rank: int = Field(default=1, gt=0, description="smallest rank")
+    max_rank: int | None = Field(default=None, gt=0, description="largest rank; hidden size / 10 if not given")
+    alpha_over_rank: float = Field(default=2.0, gt=0, description="LoRA scaling alpha / r, the same for every layer")
+    batch_size: int = Field(default=16, gt=0, description="training batch that memory is priced for")
+    length: int | None = Field(
+        default=None, gt=0, description="tokens per sample that memory is priced for; the profile's maximum"
+    )
+    optimizer_bytes: int = Field(default=8, ge=0, description="optimiser state per trainable parameter; 8 for AdamW in float32")
+    max_candidates: int = Field(default=24, gt=0, description="candidates kept for the race")
+
+    @field_validator("max_trainable_params", "max_flops", "max_vram_gb", "latency_target_ms", "max_time_ratio")
+    @classmethod
+    def _budget_is_positive(cls, value: float | None) -> float | None:
+        if value is not None and value <= 0:
+            raise ValueError("a budget must be above zero")
+        return value
+
+    @field_validator("method_penalties")
+    @classmethod
+    def _penalty_is_positive(cls, value: dict[Method, float]) -> dict[Method, float]:
+        if bad := [str(name) for name, penalty in value.items() if penalty <= 0]:
+            raise ValueError(f"penalty of {', '.join(bad)} must be above zero")
+        return value
+
+    @field_validator("objective_weights")
+    @classmethod
+    def _weights_name_terms(cls, value: dict[str, float]) -> dict[str, float]:
+        if unknown := sorted(set(value) - set(OBJECTIVE_TERMS)):
+            raise ValueError(f"unknown {', '.join(unknown)}; known are {', '.join(OBJECTIVE_TERMS)}")
+        if any(weight < 0 for weight in value.values()):
+            raise ValueError("a weight must not be negative")
+        if value.get("utility", 0.0) <= 0:
+            raise ValueError("utility must be above zero")
+        return value
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> OptimizationConfig:
+        if not set(self.candidate_methods) - {Method.NONE}:
+            raise ValueError("candidate_methods: at least one method besides none is needed")
+        if self.max_rank is not None and self.max_rank < self.min_rank:
+            raise ValueError(f"max_rank {self.max_rank} is below min_rank {self.min_rank}")
+        budgets = (self.max_trainable_params, self.max_flops, self.max_vram_gb, self.latency_target_ms, self.max_time_ratio)
+        if all(budget is None for budget in budgets):
+            raise ValueError(
+                "no budget: give at least one of max_trainable_params, max_flops, max_vram_gb, latency_target_ms, max_time_ratio"
+            )
+        return self
+
+
+def default_max_rank(hidden_size: int) -> int:
+    """Ranks lie in 1 … hidden_size / 10 unless asked otherwise."""
+    return max(1, hidden_size // 10)

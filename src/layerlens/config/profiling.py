@@ -1,0 +1,74 @@
+"""The options of `layerlens profile`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from layerlens.config.data import DataConfig
+from layerlens.config.spellings import Bytes, Names, Numbers
+
+
+class FisherLabels(StrEnum):
+    """Whose labels the Fisher information is taken at."""
+
+    EMPIRICAL = "empirical"
+    TRUE = "true"
+
+
+class ProfilingConfig(DataConfig):
+    """What `layerlens profile` measures, and on how much data."""
+
+    metrics: Names = Field(default=["gradient_energy", "fisher", "proxy_eval"], description="metrics that enter the utility")
+    metric_weights: Numbers = Field(
+        default={"gradient_energy": 0.4, "fisher": 0.4, "proxy_eval": 0.2}, description="weight of each metric in the utility"
+    )
+    num_samples: int = Field(default=512, gt=1, description="calibration samples")
+    batch_size: int = Field(default=16, gt=0, description="samples per batch of the statistics pass")
+    gram_tokens: int = Field(
+        default=4096,
+        gt=0,
+        description="rows of the Grams at most: tokens, or random sums of a sample's tokens where there are more",
+    )
+    fisher_labels: FisherLabels = Field(
+        default=FisherLabels.EMPIRICAL, description="labels of the Fisher: of the data, or sampled"
+    )
+    damping: float = Field(default=0.1, gt=0, description="ridge on each Gram, as a share of its mean eigenvalue")
+    max_rank: int | None = Field(default=None, gt=0, description="longest gain curve; hidden size / 10 if not given")
+    head_samples: int = Field(default=512, gt=0, description="samples that a random task head is fitted on")
+    proxy: Literal["auto", "all", "few", "off"] = Field(
+        default="auto", description="measure proxy_eval on all layers, a few per role, none, or all where that is cheap"
+    )
+    proxy_steps: int = Field(default=4, gt=0, description="training steps of one proxy")
+    proxy_batch_size: int = Field(default=8, gt=0, description="samples per step of a proxy")
+    proxy_held_out: int = Field(default=32, gt=1, description="held-out samples a proxy is scored on")
+    proxy_rank: int = Field(default=4, gt=0, description="rank of a proxy's adapter")
+    proxy_learning_rate: float = Field(default=2e-3, gt=0, description="learning rate of a proxy")
+    threads: int | None = Field(default=None, gt=0, description="processor threads; torch's own choice if not given")
+    execution: Literal["auto", "memory", "stream"] = Field(
+        default="auto", description="hold the model in memory, stream it block by block, or stream what would not fit comfortably"
+    )
+    max_memory: Bytes | None = Field(
+        default=None, gt=0, description="peak memory of the whole process at most, such as 2GB (powers of 1,024)"
+    )
+    max_store: Bytes = Field(
+        default=1 << 30,
+        gt=0,
+        description="disk for hidden states while streaming at most; with less, blocks are computed again more often",
+    )
+
+    @model_validator(mode="after")
+    def _weights_name_metrics(self) -> ProfilingConfig:
+        unknown = sorted(set(self.metrics) - {"gradient_energy", "fisher", "proxy_eval"})
+        if unknown:
+            raise ValueError(f"metrics: unknown {', '.join(unknown)}; known are gradient_energy, fisher, proxy_eval")
+        if not self.metrics:
+            raise ValueError("metrics: at least one is needed")
+        missing = [name for name in self.metrics if self.metric_weights.get(name, 0.0) < 0 or name not in self.metric_weights]
+        if missing:
+            raise ValueError(f"metric_weights: no weight of 0 or more for {', '.join(missing)}")
+        if sum(self.metric_weights[name] for name in self.metrics) <= 0:
+            raise ValueError("metric_weights: all are zero")
+        return self

@@ -1,0 +1,59 @@
+"""How what a person types becomes a value: `a,b` a list, `a=1,b=2` a mapping, `1.5GB` a number of bytes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+
+def split_commas(value: Any) -> Any:
+    """`a,b` from the command line is the list [a, b]."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def split_pairs(value: Any) -> Any:
+    """`a=1,b=2` from the command line is the mapping {a: 1, b: 2}."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    if bad := [name for name, equals, _ in pairs if not equals]:
+        raise ValueError(f"write NAME=NUMBER,NAME=NUMBER; {', '.join(bad)} has no =")
+    return {name.strip(): number.strip() for name, _, number in pairs}
+
+
+_BYTE_UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}{rest}": 1 << 10 * (1 + at) for at, letter in enumerate("KMGT") for rest in ("", "B", "IB")},
+}
+
+
+def bytes_of(value: Any) -> Any:
+    """`1.5GB` is a number of bytes; units are powers of 1,024."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)\s*", value)
+    if found is None or found[2].upper() not in _BYTE_UNITS:
+        raise ValueError(f"write a number of bytes such as 500MB or 1.5GB; got {value!r}")
+    return int(float(found[1]) * _BYTE_UNITS[found[2].upper()])
+
+
+Bytes = Annotated[int, BeforeValidator(bytes_of)]
+Names = Annotated[list[str], BeforeValidator(split_commas)]
+Integers = Annotated[list[int], BeforeValidator(split_commas)]
+Numbers = Annotated[dict[str, float], BeforeValidator(split_pairs)]
+Column = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
+
+
+def output_path(path: str | Path) -> Path:
+    """Turn what a user typed into a path, with `~` expanded."""
+    return Path(path).expanduser()
+
+
+def path_beside(folder: Path, suffix: str) -> Path:
+    """The path beside a folder that bears its name and a suffix; `.` and `..` are called by their names first."""
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.with_name(f"{named.name}{suffix}")
