@@ -86,12 +86,12 @@ def _routes(values: Float[Tensor, "small large"]) -> list[torch.dtype]:
     routes = [torch.float64]
     if len(values) > _LARGEST_DOUBLE:
         routes.insert(0, torch.float32)
-    if len(values) >= _SMALLEST_ROUNDED and values.dtype == torch.bfloat16 and _multiplies_bfloat16(values.device):
+    if len(values) >= _SMALLEST_ROUNDED and values.dtype == torch.bfloat16 and multiplies_bfloat16(values.device):
         routes.insert(0, torch.bfloat16)
     return routes
 
 
-def _multiplies_bfloat16(device: torch.device) -> bool:
+def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether there are instructions for it; without them it is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -21,7 +21,7 @@ def _rounds_products(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     """Take the route of rounded products at any size and on any processor; returns the routes as they are taken."""
     monkeypatch.setattr(module, "_LARGEST_DOUBLE", 0)
     monkeypatch.setattr(module, "_SMALLEST_ROUNDED", 0)
-    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr(module, "multiplies_bfloat16", lambda device: True)
     types: list[torch.dtype] = []
     plain = module._from_gram
     monkeypatch.setattr(module, "_from_gram", lambda values, count, dtype: types.append(dtype) or plain(values, count, dtype))

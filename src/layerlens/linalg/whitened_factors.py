@@ -1,0 +1,153 @@
+"""The best factors up @ down of a matrix, in the metric of its loss: ½ tr(B E A Eᵀ) with E = up·down − W is least.
+
+    K = Lᵀ W A Wᵀ L [out out], B = L Lᵀ      V_r: its leading eigenvectors
+    down = V_rᵀ Lᵀ W      Θ = down A downᵀ, diagonal      up = W A downᵀ Θ⁻¹
+
+`up` is the best one for its `down`, so that nothing but the diagonal Θ is inverted; for exact eigenvectors it is L⁻ᵀ
+V_r, or V_r where there is no B. Rank i takes ½ θ_i up_iᵀ B up_i off the loss: one decomposition prices every rank. With
+more rows than columns the transposed problem is solved (A and B change places), so that the smaller side is decomposed:
+by `leading_subspace` where few vectors of a large matrix are asked for, else in full.
+
+The root L is of B with a ridge of 10⁻⁶ of its mean eigenvalue, or as much as Cholesky's factorisation needs; it only
+steers V. A Gram of zeros, of a matrix that nothing reached, is taken for the identity.
+
+Sources: Eckart, Young (1936), in a weighted norm; A alone: Wang et al. (2024), arXiv 2403.07378 (SVD-LLM); both sides,
+B diagonal: Hsu et al. (2022), arXiv 2207.00112. Float32; in full float64 up to 512, and where an iteration could not
+tell in float32. Sums in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from layerlens.linalg.leading_subspace import OVERSAMPLING, Products, Seen, leading_subspace
+from layerlens.linalg.quadratic_form import trace_form
+from layerlens.linalg.singular_values import multiplies_bfloat16
+
+#: A Gram in full, or its diagonal; None for the identity.
+Metric = Float[Tensor, "..."] | None
+
+#: Smallest side from which, and largest share of it up to which, iterating beats a full decomposition.
+_SMALLEST_ITERATED = 512
+_LARGEST_SHARE = 0.25
+_LARGEST_DOUBLE = 512
+_RIDGE = 1e-6
+#: Directions below this share of the leading one are rounding.
+_DROWNED = {torch.float64: 1e-12, torch.float32: 1e-10}
+_TINY = torch.finfo(torch.float64).tiny
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Factors of a matrix, leading ones first: those of a smaller rank are the first rows of these.
+
+    Attributes:
+        up: Left factor, transposed.
+        down: Right factor.
+        loss_of_rank: ½ tr(B E A Eᵀ) with 0, 1, … rank factors; float64, never rising.
+    """
+
+    up: Float32[Tensor, "rank out_features"]
+    down: Float32[Tensor, "rank in_features"]
+    loss_of_rank: Float64[Tensor, " ranks"]
+
+
+def whitened_factors(
+    weight: Float[Tensor, "out_features in_features"],
+    input_gram: Float[Tensor, "in_features in_features"],
+    output_gram: Float[Tensor, "out_features out_features"] | Float[Tensor, " out_features"] | None,
+    rank: int,
+) -> Factors:
+    """Factor a matrix so that its loss is least at every rank.
+
+    Args:
+        weight: W.
+        input_gram: A = E[x xᵀ].
+        output_gram: B = E[g gᵀ], its diagonal, or None for the identity.
+        rank: Factors at most; no more than the smaller side come.
+    """
+    return _factors(weight.detach().float(), _seen(input_gram), _seen(output_gram), rank)
+
+
+def plain_factors(weight: Float[Tensor, "out_features in_features"], rank: int) -> Factors:
+    """Factor a matrix so that ½ ‖up·down − W‖² is least at every rank: the truncated singular value decomposition.
+
+    Args:
+        weight: W.
+        rank: Factors at most; no more than the smaller side come.
+    """
+    return _factors(weight.detach().float(), None, None, rank)
+
+
+def _factors(weight: Float32[Tensor, "rows columns"], inner: Metric, outer: Metric, rank: int) -> Factors:
+    if weight.shape[0] > weight.shape[1]:
+        turned = _factors(weight.t(), outer, inner, rank)
+        return Factors(up=turned.down, down=turned.up, loss_of_rank=turned.loss_of_rank)
+    rank = min(rank, len(weight))
+    energy = _energy(weight, inner, outer)
+    root = None if outer is None else _root(outer)
+    is_iterated = len(weight) >= _SMALLEST_ITERATED and rank + OVERSAMPLING <= _LARGEST_SHARE * len(weight)
+    found = _iterated(weight, inner, root, rank, energy) if is_iterated else None
+    dtype = torch.float64 if is_iterated or len(weight) <= _LARGEST_DOUBLE else torch.float32
+    down, weighted = found or _decomposed(weight, inner, root, rank, dtype)
+    values = (down.double() * weighted).sum(0)
+    is_kept = values > _DROWNED[down.dtype] * values.amax().clamp_min(_TINY) if rank else values > 0
+    up = (weight.to(down.dtype) @ weighted) * torch.where(is_kept, 1.0 / values, 0.0).to(down.dtype)
+    gains = values * is_kept * (up.double() * (up if outer is None else _times(outer.to(up.dtype), up))).sum(0)
+    losses = 0.5 * (energy - torch.cat([gains.new_zeros(1), gains.clamp_min(0.0).cumsum(0)])).clamp_min(0.0)
+    return Factors(up=up.t().float().contiguous(), down=down.t().float().contiguous(), loss_of_rank=losses)
+
+
+def _iterated(weight: Float32[Tensor, "small large"], inner: Metric, root: Metric, rank: int, energy: float) -> Seen | None:
+    """downᵀ and A downᵀ by a few vectors, if they converge."""
+    exact = Products((weight,) if root is None else (root.t(), weight), inner)
+    coarse = exact.to(torch.bfloat16) if multiplies_bfloat16(weight.device) else exact
+    return leading_subspace(exact, coarse, rank, energy)
+
+
+def _decomposed(weight: Float32[Tensor, "small large"], inner: Metric, root: Metric, rank: int, dtype: torch.dtype) -> Seen:
+    """downᵀ and A downᵀ by all eigenvectors."""
+    scaled = (weight if root is None else _times(root.t(), weight)).to(dtype)
+    gram = scaled @ (scaled.t() if inner is None else _times(inner.to(dtype), scaled.t()))
+    vectors = torch.linalg.eigh((gram + gram.t()) / 2)[1].flip(1)[:, :rank]
+    down = scaled.t() @ vectors
+    return Seen(down, down if inner is None else _times(inner.to(dtype), down))
+
+
+def _energy(weight: Float32[Tensor, "small large"], inner: Metric, outer: Metric) -> float:
+    """tr(B W A Wᵀ)."""
+    if inner is not None and inner.dim() == 2:
+        return trace_form(weight, inner, outer)
+    if outer is not None and outer.dim() == 2:
+        return trace_form(weight.t(), outer, inner)
+    squares = weight.square() if inner is None else weight.square() * inner
+    sums = squares.sum(1, dtype=torch.float64 if len(weight) <= _LARGEST_DOUBLE else torch.float32).double()
+    return (sums if outer is None else sums * outer.double()).sum().item()
+
+
+def _seen(gram: Tensor | None) -> Tensor | None:
+    """A Gram in float32; None where nothing was seen."""
+    if gram is None:
+        return None
+    diagonal = gram if gram.dim() == 1 else gram.diagonal()
+    return gram.float() if diagonal.double().sum().item() > 0.0 else None
+
+
+def _root(gram: Float32[Tensor, "features features"] | Float32[Tensor, " features"]) -> Tensor:
+    """L with L Lᵀ the Gram and its ridge, lower triangular; or its diagonal."""
+    if gram.dim() == 1:
+        return gram.clamp_min(0.0).sqrt()
+    ridge = _RIDGE * gram.diagonal().double().mean().item()
+    while True:
+        factor, info = torch.linalg.cholesky_ex(gram + ridge * torch.eye(len(gram), device=gram.device))
+        if info.item() == 0:
+            return factor
+        ridge *= 10.0
+
+
+def _times(matrix: Tensor, columns: Tensor) -> Tensor:
+    return matrix.unsqueeze(1) * columns if matrix.dim() == 1 else matrix @ columns

@@ -1,0 +1,70 @@
+"""Packed codes against the layout that the module's docstring promises, read bit by bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from layerlens.linalg.bit_planes import gather_codes, pack_codes, planes_of, unpack_codes
+
+
+def _codes(rows: int, padded: int, bits: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-(1 << (bits - 1)), 1 << (bits - 1), (rows, padded), dtype=torch.int8, generator=generator)
+
+
+def _code_at(packed: np.ndarray, bits: int, padded: int, row: int, column: int) -> int:
+    """One code, read plane by plane as the docstring says."""
+    if bits == 8:
+        return int(packed[row, column].view(np.int8))
+    value, start = 0, 0
+    for width in {2: [2], 3: [2, 1], 4: [4], 5: [4, 1], 6: [4, 2], 7: [4, 2, 1]}[bits]:
+        size = padded * width // 8
+        byte = int(packed[row, start + column % size])
+        value = (value << width) | ((byte >> (column // size * width)) & ((1 << width) - 1))
+        start += size
+    return value - (1 << (bits - 1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(bits=st.integers(2, 8), rows=st.integers(1, 5), eighths=st.integers(1, 20), seed=st.integers(0, 99))
+def test_codes_come_back_and_take_just_their_bits(bits: int, rows: int, eighths: int, seed: int) -> None:
+    codes = _codes(rows, 8 * eighths, bits, seed)
+    packed = pack_codes(codes, bits)
+    assert packed.dtype == torch.uint8
+    assert packed.shape == (rows, eighths * bits)
+    assert torch.equal(unpack_codes(packed, bits, 8 * eighths), codes)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_every_code_lies_where_the_layout_says(bits: int) -> None:
+    codes = _codes(3, 48, bits)
+    packed = pack_codes(codes, bits).numpy()
+    assert [[_code_at(packed, bits, 48, row, column) for column in range(48)] for row in range(3)] == codes.tolist()
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_the_smallest_and_the_largest_code_survive(bits: int) -> None:
+    ends = torch.tensor([[-(1 << (bits - 1)), (1 << (bits - 1)) - 1] * 8], dtype=torch.int8)
+    assert torch.equal(unpack_codes(pack_codes(ends, bits), bits, 16), ends)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_single_columns_are_those_of_the_whole(bits: int) -> None:
+    codes = _codes(4, 64, bits)
+    columns = torch.tensor([63, 0, 17, 17, 32])
+    assert torch.equal(gather_codes(pack_codes(codes, bits), bits, 64, columns), codes[:, columns])
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_a_slice_of_packed_rows_unpacks_alone(bits: int) -> None:
+    codes = _codes(6, 32, bits)
+    assert torch.equal(unpack_codes(pack_codes(codes, bits)[1:4], bits, 32), codes[1:4])
+
+
+def test_planes_of_a_width_add_up_to_it() -> None:
+    assert [planes_of(bits) for bits in range(2, 8)] == [(2,), (2, 1), (4,), (4, 1), (4, 2), (4, 2, 1)]
