@@ -78,6 +78,7 @@ class TaskKind(StrEnum):
     CAUSAL_LM = "causal-lm"
     IMAGE_CLASSIFICATION = "image-classification"
     QUESTION_ANSWERING = "question-answering"
+    EMBEDDING = "embedding"
 
 
 class BudgetName(StrEnum):

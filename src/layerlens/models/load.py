@@ -34,6 +34,7 @@ AUTO_CLASSES = {
     TaskKind.CAUSAL_LM: "AutoModelForCausalLM",
     TaskKind.IMAGE_CLASSIFICATION: "AutoModelForImageClassification",
     TaskKind.QUESTION_ANSWERING: "AutoModelForQuestionAnswering",
+    TaskKind.EMBEDDING: "AutoModel",
 }
 #: Classes that are nothing but what `tokenizer.json` says.
 PLAIN_TOKENIZERS = {"TokenizersBackend", "PreTrainedTokenizerFast"}

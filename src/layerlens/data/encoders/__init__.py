@@ -7,6 +7,7 @@ from typing import Any
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.config import DataConfig
 from layerlens.data.encoders.images import prepare_images
+from layerlens.data.encoders.passages import prepare_passages
 from layerlens.data.encoders.prepared import Prepared, check_form
 from layerlens.data.encoders.spans import prepare_spans
 from layerlens.data.encoders.texts import prepare_texts
@@ -27,4 +28,6 @@ def prepare(
         return prepare_spans(table, config, known, checkpoint_config, processor)
     if kind is TaskKind.CAUSAL_LM:
         return prepare_windows(table, config, known, checkpoint_config, processor)
+    if kind is TaskKind.EMBEDDING:
+        return prepare_passages(table, config, known, checkpoint_config, processor)
     return prepare_texts(kind, table, config, known, checkpoint_config, processor)

@@ -54,7 +54,7 @@ def check_form(kind: TaskKind, table: Table) -> None:
     if (kind is TaskKind.IMAGE_CLASSIFICATION) != (table.form is Form.IMAGES):
         held = "no images" if kind is TaskKind.IMAGE_CLASSIFICATION else "images"
         raise DataError(f"{table.where} holds {held}, but the task is {kind}; give other data or another --task")
-    if table.form is Form.TEXT and kind is not TaskKind.CAUSAL_LM:
+    if table.form is Form.TEXT and kind not in (TaskKind.CAUSAL_LM, TaskKind.EMBEDDING):
         raise DataError(f"{table.where} holds running text, not a table with labels; {kind} needs text and label columns")
 
 

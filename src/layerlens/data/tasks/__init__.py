@@ -8,6 +8,7 @@ from layerlens.artifacts.profile import TaskInfo
 from layerlens.data.task import Task
 from layerlens.data.tasks.causal_lm import CausalLM
 from layerlens.data.tasks.classification import Classification
+from layerlens.data.tasks.embedding import Embedding
 from layerlens.data.tasks.image_classification import ImageClassification
 from layerlens.data.tasks.question_answering import QuestionAnswering
 from layerlens.data.tasks.regression import Regression
@@ -30,4 +31,6 @@ def build_task(info: TaskInfo, processor: Any) -> Task:
         return CausalLM(info, pad_token_id)
     if info.kind is TaskKind.QUESTION_ANSWERING:
         return QuestionAnswering(info, pad_token_id)
+    if info.kind is TaskKind.EMBEDDING:
+        return Embedding(info, pad_token_id)
     return Classification(info, pad_token_id)

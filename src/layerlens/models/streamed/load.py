@@ -37,12 +37,14 @@ class StreamedModel(TaskModel):
         layout: Its layers and blocks.
         skeleton: Its own code around its blocks.
         state: Where the weights are.
+        stored_names: By a matrix's parameter, its tensor in the checkpoint; those that are tied have the same.
     """
 
     info: ModelInfo
     layout: ModelLayout
     skeleton: Skeleton = field(repr=False)
     state: PlaceholderState = field(repr=False)
+    stored_names: dict[str, str] = field(repr=False)
 
     def layers_of(self, block: int) -> dict[str, StreamedLinear]:
         """Streamed layers inside a block, by their full path."""
@@ -95,13 +97,15 @@ def load_streamed_model(checkpoint: Checkpoint, task: TaskInfo, *, seed: int) ->
         )
     layout = describe_layers(model)
     info = describe_model(loaded, layout)
+    parameters = model.named_parameters(remove_duplicate=False)
+    stored_names = {name: stored for name, value in parameters if (stored := state.name_of(value)) is not None}
     _take_out_weights(model, layout, state, set(loaded.new_parameters))
     check_finite(checkpoint, model.state_dict())
     skeleton = Skeleton(model, [block.path for block in layout.blocks])
     if task.kind is TaskKind.CAUSAL_LM:
         # What one block does, all do: an encoder's first block already lets the first token see the others.
         check_causal(checkpoint, model, skeleton.probe(causal_probe()))
-    return StreamedModel(model, loaded.new_parameters, checkpoint, info, layout, skeleton, state)
+    return StreamedModel(model, loaded.new_parameters, checkpoint, info, layout, skeleton, state, stored_names)
 
 
 def _take_out_weights(model: nn.Module, layout: ModelLayout, state: PlaceholderState, new: set[str]) -> None:

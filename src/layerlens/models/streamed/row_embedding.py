@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from layerlens.models.streamed.tensor_reader import TensorReader
 
@@ -24,10 +25,14 @@ class RowEmbedding(nn.Module):
         self.padding_idx, self._reader, self._name = padding_idx, reader, name
         #: In a blank table every row is zero and nothing is read: for passes that want masks and positions alone.
         self.is_blank = False
+        #: A whole table to take rows from instead of the file's; `replaced_weights` sets it.
+        self.values: Tensor | None = None
 
     def forward(self, input_ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape embedding_dim"]:
         if self.is_blank:
             return torch.zeros(1, device=input_ids.device).expand(*input_ids.shape, self.embedding_dim)
+        if self.values is not None:
+            return functional.embedding(input_ids, self.values).float()
         rows, position = torch.unique(input_ids, return_inverse=True)
         values = self._reader.gather(self._name, rows.tolist()).float().to(input_ids.device)
         return values[position]

@@ -7,6 +7,7 @@ otherwise   slices are read from the file, used and let go: one slice is all tha
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -55,6 +56,15 @@ class WeightSource:
     def release(self) -> None:
         """Let the weight go."""
         self._held = None
+
+    @contextmanager
+    def holding(self, values: Tensor) -> Iterator[None]:
+        """Hold another matrix, shaped as the stored one, until the context ends; then what was held before."""
+        former, self._held = self._held, values
+        try:
+            yield
+        finally:
+            self._held = former
 
     def read(self) -> Tensor:
         """The whole matrix in the type it is stored in; a held one is given back, not copied."""

@@ -20,7 +20,7 @@ from layerlens.errors import ConfigError
 from layerlens.linalg.singular_values import singular_values_bytes
 from layerlens.models.streamed.weight_source import SLICE_BYTES
 from layerlens.profiling.spaces import Tokens, curve_bytes, input_groups, statistics_bytes
-from layerlens.profiling.streamed.boundaries import fewest_slots, most_slots
+from layerlens.streaming.boundaries import fewest_slots, most_slots
 from layerlens.streaming.memory_guard import BASE_BYTES
 
 #: What the C library holds on to between two uses, and what the estimates below leave out.

@@ -35,12 +35,12 @@ from layerlens.profiling.streamed.calibrated import StreamedCalibration
 from layerlens.profiling.streamed.features import StreamedFeatures
 from layerlens.profiling.streamed.memory_plan import Demand, StreamSettings
 from layerlens.profiling.streamed.passes import Losses, StreamedPass
-from layerlens.profiling.streamed.slots import Slots
 from layerlens.profiling.streamed.timing import count_activations, time_blocks
 from layerlens.progress import SILENT, Progress
 from layerlens.streaming.activation_store import ActivationStore
 from layerlens.streaming.journal import Journal
 from layerlens.streaming.memory_guard import MemoryGuard
+from layerlens.streaming.slots import Slots
 
 
 def profile_streamed(

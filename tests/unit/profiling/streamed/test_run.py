@@ -20,9 +20,9 @@ from layerlens.models.load import load_task_model
 from layerlens.models.roles import describe_layers
 from layerlens.models.streamed.load import StreamedModel, load_streamed_model
 from layerlens.profiling.run import profile_model
-from layerlens.profiling.streamed.boundaries import fewest_slots, most_slots
 from layerlens.profiling.streamed.memory_plan import Demand, StreamSettings
 from layerlens.profiling.streamed.run import profile_streamed
+from layerlens.streaming.boundaries import fewest_slots, most_slots
 from layerlens.streaming.memory_guard import MemoryGuard
 from layerlens.workflow.open import open_data
 from tests.functional.test_main_job import write_data

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerlens.profiling.streamed.boundaries import block_groups
+from layerlens.streaming.boundaries import block_groups
 
 
 class Slots:
