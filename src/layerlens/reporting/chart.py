@@ -6,6 +6,7 @@ Plotly reads a little HTML and `%{…}` templates in its texts, so every text th
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,50 @@ def plain(text: str) -> str:
 def rounded(values: Iterable[float]) -> list[float]:
     """Five significant digits: more cannot be seen and would only make the page heavier."""
     return [float(f"{value:.5g}") for value in values]
+
+
+def power_text(value: float) -> str:
+    """A round number for an axis: `0.002`, `5·10⁻⁵`."""
+    if 1e-3 <= value < 1e4:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.1e}".replace(".0", "").split("e")
+    power = f"10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+    return power if mantissa == "1" else f"{mantissa}·{power}"
+
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+#: Ticks within a power of ten, for an axis of so many powers at most.
+_STEPS: tuple[tuple[float, tuple[float, ...]], ...] = (
+    (0.7, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)),
+    (2.2, (1, 2, 5)),
+    (math.inf, (1,)),
+)
+
+
+def log_axis(title: str, values: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic axis around some values above zero, with every tick written out.
+
+    Plotly's own ticks show bare digits between the powers of ten.
+    """
+    logs = [math.log10(value) for value in values if value > 0] or [0.0]
+    margin = max(0.1, 0.06 * (max(logs) - min(logs)))
+    low, high = min(logs) - margin, max(logs) + margin
+    steps = next(steps for span, steps in _STEPS if high - low <= span)
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    # Every other power where there are many, so that a small chart keeps its labels apart.
+    kept = [power for power in powers if len(powers) <= 7 or power % 2 == 0]
+    ticks = [step * 10.0**power for power in kept for step in steps]
+    shown = [tick for tick in ticks if low <= math.log10(tick) <= high]
+    return {
+        "title": {"text": title},
+        "type": "log",
+        "range": rounded([low, high]),
+        "tickmode": "array",
+        "tickvals": rounded(shown),
+        "ticktext": [power_text(tick) for tick in shown],
+    }
 
 
 def depth_color(share: float) -> str:

@@ -28,6 +28,19 @@ def memory(num_bytes: float) -> str:
     return f"{num_bytes:.0f}{NO_BREAK}B"
 
 
+def binary_unit(num_bytes: float) -> tuple[int, str]:
+    """The binary unit that suits an amount, as its bytes and its name, for an axis that shows many amounts in one unit."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if abs(num_bytes) >= 1024**power:
+            return 1024**power, unit
+    return 1, "B"
+
+
+def nats(value: float) -> str:
+    """Three significant digits: `0.0123`, `6.1e-5`."""
+    return f"{value:.3g}".replace("e-0", "e-")
+
+
 def duration(seconds: float) -> str:
     """`0.4 s`, `49 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 9.95:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from layerlens.reporting.compression.folder import is_compressed
+from layerlens.reporting.compression.run import build_compression_report
 from layerlens.reporting.page import render_page
 from layerlens.reporting.run_folder import RunFolder, read_run
 from layerlens.reporting.sections.budgets import budgets_section
@@ -37,8 +39,8 @@ def build_report(folder: Path) -> str:
     """Write the page of a run folder.
 
     Args:
-        folder: Holds any of `profile/`, `plan.json`, `plan.candidates/`, `evaluation.json`, `validation.json`; parts
-            that are missing are left out, and the page says so.
+        folder: Holds any of `profile/`, `plan.json`, `plan.candidates/`, `evaluation.json`, `validation.json`, or is a
+            compressed folder; parts that are missing are left out, and the page says so.
 
     Returns:
         HTML that needs no network; the same files give the same bytes.
@@ -46,6 +48,8 @@ def build_report(folder: Path) -> str:
     Raises:
         ManifestError: there is nothing to report, or a file is damaged or does not add up.
     """
+    if is_compressed(folder):
+        return build_compression_report(folder)
     run = read_run(folder)
     kicker = f"LayerLens · {_subject(run)}"
     return render_page(

@@ -36,6 +36,17 @@ class Cell:
     key: float | str | None = None
 
 
+def module_path(layer: str) -> Markup:
+    """A module path that may be broken after its dots."""
+    first, *rest = layer.split(".")
+    return join([first, *(join([".", element("wbr"), part]) for part in rest)])
+
+
+def block_cell(block: int | None) -> Cell:
+    """The index of a block; what lies outside the blocks comes first."""
+    return Cell("–" if block is None else str(block), -1 if block is None else block)
+
+
 def figure(body: Markup, caption: Child, *, title: str | None = None, class_: str | None = None) -> Markup:
     """A picture with a caption that says how to read it."""
     head = None if title is None else element("h3", title)

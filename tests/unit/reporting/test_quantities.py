@@ -65,3 +65,13 @@ def test_every_budget_has_a_label_and_a_unit() -> None:
     for name in BudgetName:
         assert quantities.BUDGET_LABELS[name]
         assert any(letter.isalpha() for letter in quantities.spend(name, 1.5))
+
+
+def test_one_unit_suits_the_largest_of_many_amounts() -> None:
+    assert quantities.binary_unit(1023) == (1, "B")
+    assert quantities.binary_unit(1024) == (1024, "KiB")
+    assert quantities.binary_unit(5 * 1024**3) == (1024**3, "GiB")
+
+
+def test_nats_keep_three_digits_and_a_short_exponent() -> None:
+    assert [quantities.nats(value) for value in (0.0, 0.0123456, 6.1234e-5, 1.5)] == ["0", "0.0123", "6.12e-5", "1.5"]

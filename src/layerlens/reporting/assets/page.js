@@ -43,11 +43,33 @@
     legend: { ...(own.legend || {}), itemclick: false, itemdoubleclick: false, font: { size: narrow.matches ? 11 : 13 } },
   });
 
-  const draw = () => {
-    for (const [id, figure] of Object.entries(figures)) {
-      Plotly.react(id, themed(figure.data), themed(layout(figure.layout)), { displayModeBar: false, responsive: true });
-    }
+  // A picker's chart holds the traces of all matrices; those that are not picked stay out.
+  const pickers = [...document.querySelectorAll(".pick")];
+  const shown = (id, traces) => {
+    const picker = pickers.find((entry) => entry.dataset.chart === id);
+    return picker ? traces.filter((trace) => trace.meta === picker.querySelector(".pick-layer").value) : traces;
   };
+
+  const drawOne = (id) => {
+    const { data, layout: own } = figures[id];
+    Plotly.react(id, themed(shown(id, data)), themed(layout(own)), { displayModeBar: false, responsive: true });
+  };
+
+  const draw = () => Object.keys(figures).forEach(drawOne);
+
+  for (const picker of pickers) {
+    const [roles, layers] = [picker.querySelector(".pick-role"), picker.querySelector(".pick-layer")];
+    const keepToRole = () => {
+      const block = layers.selectedOptions[0].dataset.block;
+      for (const option of layers.options) option.hidden = option.disabled = option.dataset.role !== roles.value;
+      if (!layers.selectedOptions[0].disabled) return;
+      const fitting = [...layers.options].filter((option) => !option.disabled);
+      (fitting.find((option) => option.dataset.block === block) || fitting[0]).selected = true;
+    };
+    keepToRole();
+    roles.addEventListener("change", () => { keepToRole(); drawOne(picker.dataset.chart); });
+    layers.addEventListener("change", () => drawOne(picker.dataset.chart));
+  }
 
   if (Object.keys(figures).length) {
     draw();

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from layerlens.artifacts.plan import PlanLayer
 from layerlens.artifacts.profile import Profile
-from layerlens.reporting.markup import Markup, element, join
+from layerlens.reporting.markup import Markup, join
 from layerlens.reporting.quantities import count
 from layerlens.reporting.run_folder import RunFolder
-from layerlens.reporting.section import Cell, Column, Section, figure, table
+from layerlens.reporting.section import Cell, Column, Section, block_cell, figure, module_path, table
 from layerlens.words import Method
 
 WORDS = {Method.LORA: "LoRA, rank", Method.ADAPTER: "adapter, bottleneck", Method.PREFIX: "prefix, tokens"}
@@ -37,16 +37,10 @@ def layers_section(run: RunFolder) -> Section | None:
     return Section("layers", "Every layer", join([figure(body, caption)]))
 
 
-def _path(layer: str) -> Markup:
-    """A module path that may be broken after its dots."""
-    first, *rest = layer.split(".")
-    return join([first, *(join([".", element("wbr"), part]) for part in rest)])
-
-
 def _planned(entry: PlanLayer) -> list[Cell | str]:
     return [
-        Cell(_path(entry.layer)),
-        Cell("–" if entry.block is None else str(entry.block), -1 if entry.block is None else entry.block),
+        Cell(module_path(entry.layer)),
+        block_cell(entry.block),
         entry.role,
         Cell(f"{WORDS[entry.method]} {entry.size}" if entry.method in WORDS else "none", entry.size),
         Cell(f"{entry.utility:.3f}", entry.utility),
@@ -65,8 +59,8 @@ def _profiled(profile: Profile) -> Markup:
         values = [layer.metrics.get(name) for name in metrics]
         rows.append(
             [
-                Cell(_path(layer.layer)),
-                Cell("–" if layer.block is None else str(layer.block), -1 if layer.block is None else layer.block),
+                Cell(module_path(layer.layer)),
+                block_cell(layer.block),
                 layer.role.value,
                 Cell(f"{layer.utility:.3f}", layer.utility),
                 *(Cell("–" if value is None else f"{value:.4g}", value) for value in values),

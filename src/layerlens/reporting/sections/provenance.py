@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layerlens.artifacts.layers import ModelInfo
@@ -15,15 +16,20 @@ from layerlens.reporting.section import Column, Section, table
 
 def provenance_section(run: RunFolder) -> Section:
     """Facts, commands, seconds of each stage, and the options in full."""
-    facts = _facts(run)
     parts = [
-        element("dl", join(join([element("dt", name), element("dd", value)]) for name, value in facts), class_="facts"),
-        _commands(run),
+        fact_list(_facts(run)),
+        commands(
+            {
+                "Profile": run.profile.command if run.profile else None,
+                "Plan": run.plan.metadata.command if run.plan else None,
+                "Evaluation": run.evaluation.command if run.evaluation else None,
+            }
+        ),
         _stages(run.timing) if run.timing and run.timing.stages else None,
-        _options("Options of the plan", run.plan.metadata.optimization if run.plan else {}),
-        _options("Options of the profile", run.profile.config if run.profile else {}),
-        _options("Details of the race", run.plan.race.details if run.plan and run.plan.race else {}),
-        _options("Details of the evaluation", run.evaluation.details if run.evaluation else {}),
+        options("Options of the plan", run.plan.metadata.optimization if run.plan else {}),
+        options("Options of the profile", run.profile.config if run.profile else {}),
+        options("Details of the race", run.plan.race.details if run.plan and run.plan.race else {}),
+        options("Details of the evaluation", run.evaluation.details if run.evaluation else {}),
     ]
     return Section("provenance", "Provenance", join(parts))
 
@@ -98,16 +104,21 @@ def _seeds_and_machine(run: RunFolder) -> list[tuple[str, Markup | str]]:
     versions: dict[str, str] = {}
     for source in (run.profile, run.plan.metadata if run.plan else None, run.evaluation):
         versions |= source.versions if source else {}
-    facts += [("Versions", ", ".join(f"{name} {version}" for name, version in sorted(versions.items())))] if versions else []
-    return facts
+    return [*facts, *version_facts(versions)]
 
 
-def _commands(run: RunFolder) -> Markup | None:
-    made = {
-        "Profile": run.profile.command if run.profile else None,
-        "Plan": run.plan.metadata.command if run.plan else None,
-        "Evaluation": run.evaluation.command if run.evaluation else None,
-    }
+def fact_list(facts: Sequence[tuple[str, Markup | str]]) -> Markup:
+    """Names and what they stand for."""
+    return element("dl", join(join([element("dt", name), element("dd", value)]) for name, value in facts), class_="facts")
+
+
+def version_facts(versions: Mapping[str, str]) -> list[tuple[str, Markup | str]]:
+    """The packages that a run was made with, as one fact; none where none are known."""
+    return [("Versions", ", ".join(f"{name} {version}" for name, version in sorted(versions.items())))] if versions else []
+
+
+def commands(made: Mapping[str, str | None]) -> Markup | None:
+    """The commands by what they made; a command that made several things stands once."""
     by_command: dict[str, list[str]] = {}
     for what, command in made.items():
         if command:
@@ -136,7 +147,8 @@ def _stages(timing: Timing) -> Markup:
     )
 
 
-def _options(title: str, content: dict[str, Any]) -> Markup | None:
+def options(title: str, content: Mapping[str, Any]) -> Markup | None:
+    """Settings in full, folded away."""
     if not content:
         return None
     text = json.dumps(content, indent=2, ensure_ascii=False, default=str)

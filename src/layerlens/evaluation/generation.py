@@ -1,0 +1,140 @@
+"""Generated text side by side, its speed at batch 1, and the memory that a model takes.
+
+Greedy throughout. Speed: runs of both models take turns after a warm-up of each, and the medians count, so that a busy machine
+slows both; tokens are generated to full number whatever they are.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from layerlens.artifacts.compression_evaluation import Change, Generated, Memory, Speed
+from layerlens.evaluation.perplexity import device_of
+from layerlens.models.foreign import quiet
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def generate_side_by_side(
+    original: nn.Module, compressed: nn.Module, tokenizer: Any, prompts: Sequence[str], *, new_tokens: int = 64
+) -> list[Generated]:
+    """Let both models go on with every prompt, greedily.
+
+    Args:
+        original: A causal language model with a `generate`.
+        compressed: The other.
+        tokenizer: Of both.
+        prompts: Texts to go on with.
+        new_tokens: Tokens at most.
+    """
+    found = []
+    for prompt in prompts:
+        ids = torch.tensor([tokenizer(prompt, return_attention_mask=False)["input_ids"]])
+        before, after = (_generated(model, ids, new_tokens, least=0) for model in (original, compressed))
+        same = next((step for step, (one, two) in enumerate(zip(before, after, strict=False)) if one != two), None)
+        found.append(
+            Generated(
+                prompt=prompt,
+                before=tokenizer.decode(before, skip_special_tokens=True),
+                after=tokenizer.decode(after, skip_special_tokens=True),
+                num_same=min(len(before), len(after)) if same is None else same,
+                num_tokens=len(before),
+            )
+        )
+    return found
+
+
+def generation_speed(
+    original: nn.Module,
+    compressed: nn.Module,
+    prompt: Int[Tensor, "1 tokens"],
+    *,
+    new_tokens: int = 32,
+    repeats: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Speed:
+    """Tokens per second of both models at batch 1, prompt included in the time.
+
+    Args:
+        original: A causal language model with a `generate`.
+        compressed: The other.
+        prompt: Tokens to start from.
+        new_tokens: Tokens of a run.
+        repeats: Runs of each model that count, after one that does not.
+        clock: Seconds.
+    """
+    models = original, compressed
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for run in range(repeats + 1):
+        for model, taken in zip(models, seconds, strict=True):
+            start = clock()
+            _generated(model, prompt, new_tokens, least=new_tokens)
+            elapsed = clock() - start
+            if run:
+                taken.append(elapsed)
+    before, after = (new_tokens / statistics.median(taken) for taken in seconds)
+    return Speed(
+        tokens_per_second=Change(before=before, after=after),
+        new_tokens=new_tokens,
+        prompt_tokens=prompt.shape[1],
+        repeats=repeats,
+        types=[str(getattr(model, "dtype", torch.float32)).removeprefix("torch.") for model in models],
+    )
+
+
+def load_measured(load: Callable[[], ModelT]) -> tuple[ModelT, Memory]:
+    """Load a model and measure what that takes.
+
+    Args:
+        load: Loads it.
+    """
+    before = resident_bytes()
+    model = load()
+    return model, Memory(weight_bytes=weight_bytes(model), resident_before_bytes=before, resident_after_bytes=resident_bytes())
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers; memory that several share counts once."""
+    stores = (tensor.untyped_storage() for tensor in chain(model.parameters(), model.buffers()))
+    return sum({store.data_ptr(): store.nbytes() for store in stores}.values())
+
+
+def resident_bytes() -> int:
+    """Resident set of this process now; 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")), 0)
+
+
+def _generated(model: Any, ids: Int[Tensor, "1 tokens"], new_tokens: int, *, least: int) -> list[int]:
+    """New tokens, an end-of-text token included."""
+    ids = ids.to(device_of(model))
+    config = model.generation_config
+    pad = config.pad_token_id if config.pad_token_id is not None else 0
+    was_training = model.training
+    model.eval()
+    try:
+        with quiet(), torch.inference_mode():
+            output: Tensor = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=new_tokens,
+                min_new_tokens=least,
+                pad_token_id=pad,
+            )
+    finally:
+        model.train(was_training)
+    return output[0, ids.shape[1] :].tolist()

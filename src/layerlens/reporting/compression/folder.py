@@ -1,0 +1,128 @@
+"""What compression left in its folder and beside it, read once; what is missing is named with the command that would make it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from layerlens.artifacts.compression import (
+    CURVES_FILE,
+    PLAN_FILE,
+    CompressionPlan,
+    Curves,
+    MatrixCurve,
+    Measured,
+    PlanMatrix,
+    load_curves,
+)
+from layerlens.artifacts.compression_checks import load_checked_plan
+from layerlens.artifacts.compression_evaluation import CompressionEvaluation
+from layerlens.artifacts.store import read_json
+from layerlens.words import TaskKind
+
+EVALUATION_FILE, CURVES_SUFFIX = "evaluation.json", ".curves"
+
+
+@dataclass(frozen=True)
+class CompressedFolder:
+    """Every artifact that is there."""
+
+    name: str
+    plan: CompressionPlan
+    curves: Curves | None
+    evaluation: CompressionEvaluation | None
+    missing: tuple[str, ...]
+    """One line for each part that is left out, and why."""
+
+    @property
+    def unit(self) -> str:
+        """What losses are counted in."""
+        return "nats per token" if self.plan.task.kind is TaskKind.CAUSAL_LM else "nats per sample"
+
+    @cached_property
+    def curve_of(self) -> dict[str, MatrixCurve]:
+        """Curves by matrix."""
+        return {curve.layer: curve for curve in self.curves.matrices} if self.curves else {}
+
+    @property
+    def has_exact_sizes(self) -> bool:
+        """Whether the bytes before are known of each matrix, or only their mean."""
+        return all(entry.layer in self.curve_of for entry in self.plan.layers)
+
+    @cached_property
+    def bytes_before(self) -> dict[str, int]:
+        """Bytes in the checkpoint, by matrix."""
+        model, layers = self.plan.model, self.plan.layers
+        weights = {entry.layer: entry.out_features * entry.in_features for entry in layers}
+        mean = (model.size_bytes - model.other_bytes) / max(1, sum(weights.values()))
+        found = {entry.layer: self.curve_of.get(entry.layer) for entry in layers}
+        return {name: round(weights[name] * (curve.kept_element_bytes if curve else mean)) for name, curve in found.items()}
+
+    @property
+    def winner(self) -> Measured | None:
+        """The measurement of what the folder holds; None where it was not measured."""
+        return next((entry for entry in self.plan.measured if entry.name == self.plan.chosen.name), None)
+
+    @property
+    def best_baseline(self) -> Measured | None:
+        return min((entry for entry in self.plan.measured if entry.is_baseline), key=lambda entry: entry.kl_nats, default=None)
+
+    @property
+    def best_candidate(self) -> Measured | None:
+        """The best of LayerLens's own plans."""
+        own = (entry for entry in self.plan.measured if not entry.is_baseline)
+        return min(own, key=lambda entry: entry.kl_nats, default=None)
+
+    @property
+    def predicted_loss(self) -> float:
+        """Sum over the matrices."""
+        return sum(entry.predicted_loss for entry in self.plan.layers)
+
+
+def bits_per_weight(entries: Sequence[PlanMatrix]) -> float:
+    """Bits that some matrices take, over their weights."""
+    return 8 * sum(entry.size_bytes for entry in entries) / sum(entry.out_features * entry.in_features for entry in entries)
+
+
+def is_compressed(folder: Path) -> bool:
+    """Whether the plan in a folder is one of compression; a damaged plan is for its reader to name."""
+    try:
+        content = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "bits_per_weight" in content
+
+
+def read_compressed(folder: Path) -> CompressedFolder:
+    """Read what compression left.
+
+    Args:
+        folder: Holds `plan.json`, and perhaps `evaluation.json`; its curves lie beside it in `<folder>.curves/`.
+
+    Returns:
+        The artifacts. Curves of another checkpoint are left out, since they would mislead.
+
+    Raises:
+        ManifestError: a file is damaged, of another schema, or does not add up.
+    """
+    plan = load_checked_plan(folder)
+    missing: list[str] = []
+    whole = folder.resolve()
+    beside = whole.with_name(whole.name + CURVES_SUFFIX)
+    curves = load_curves(beside) if (beside / CURVES_FILE).exists() else None
+    if curves is None:
+        missing.append(f"Curves and probes: no `{beside.name}/{CURVES_FILE}` beside this folder. `layerlens compress` leaves it.")
+    elif curves.model.hash != plan.model.hash:
+        missing.append(f"The curves in `{beside.name}/` are of another checkpoint, so nothing of them is shown. Compress again.")
+        curves = None
+    path = folder / EVALUATION_FILE
+    evaluation = read_json(path, CompressionEvaluation) if path.exists() else None
+    if evaluation is None:
+        command = f"layerlens evaluate {whole.name} --against MODEL --data DATA --out {whole.name}/{EVALUATION_FILE}"
+        missing.append(f"Texts and quality of each layer: no {EVALUATION_FILE} here. Run `{command}`.")
+    if not plan.measured:
+        missing.append("Candidates against baselines: none was measured when this was compressed.")
+    return CompressedFolder(whole.name, plan, curves, evaluation, tuple(missing))

@@ -1,0 +1,116 @@
+"""Quality of each layer with its verdict, and the layers that hold the model up."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from layerlens.artifacts.compression_evaluation import OUTPUT_ERROR_LIMITS, LayerQuality, LeaveOneOut, Verdict
+from layerlens.reporting.compression.folder import CompressedFolder
+from layerlens.reporting.markup import Markup, element, join
+from layerlens.reporting.quantities import memory, nats, percent
+from layerlens.reporting.section import Cell, Column, Section, block_cell, figure, module_path, table
+
+#: A sign and a class for each verdict, so that colour is never the only cue.
+MARKS = {Verdict.GOOD: ("✓", "pass"), Verdict.FAIR: ("~", "na"), Verdict.POOR: ("!", "warn"), Verdict.CRITICAL: ("✕", "fail")}
+ORDER = {verdict: place for place, verdict in enumerate(Verdict)}
+
+
+def quality_section(folder: CompressedFolder) -> Section | None:
+    """The table of layers; None without an evaluation of layers."""
+    evaluation = folder.evaluation
+    if evaluation is None or not (evaluation.layers or evaluation.leave_one_out):
+        return None
+    parts: list[Markup] = []
+    if evaluation.layers:
+        counts = Counter(layer.verdict for layer in evaluation.layers)
+        tally = [join([badge(verdict), element("span", f" {counts[verdict]}")]) for verdict in Verdict if counts[verdict]]
+        body = join([element("p", join(tally, Markup("&ensp;")), class_="tally"), _table(folder, evaluation.layers)])
+        parts.append(figure(body, _caption(folder), class_="quality"))
+    if evaluation.leave_one_out is not None and evaluation.leave_one_out.layers:
+        parts.append(_pillars(evaluation.leave_one_out, folder.unit))
+    return Section("quality", "Quality of each layer", join(parts))
+
+
+def badge(verdict: Verdict) -> Markup:
+    """A verdict as a sign and a word."""
+    mark, name = MARKS[verdict]
+    return element("span", element("span", mark, aria_hidden="true"), f" {verdict}", class_=f"badge {name}")
+
+
+def _caption(folder: CompressedFolder) -> str:
+    limits = ", ".join(f"{verdict} up to {limit:g}" for verdict, limit in OUTPUT_ERROR_LIMITS.items())
+    text = (
+        f"The verdict goes by the relative error of a layer's output on inputs that the original model's layer sees: {limits}, "
+        "critical above. Press a column's head to sort by it."
+    )
+    trial = folder.evaluation.leave_one_out if folder.evaluation else None
+    return f"{text} Pillar layers are tinted." if trial is not None and trial.pillars else text
+
+
+def _table(folder: CompressedFolder, layers: list[LayerQuality]) -> Markup:
+    columns = [
+        Column("Layer", is_mono=True),
+        Column("Block", is_number=True),
+        Column("Format"),
+        Column("Verdict"),
+        Column("Output error", is_number=True),
+        Column("Output cosine", is_number=True),
+        Column("Weight error", is_number=True),
+        Column("Weight cosine", is_number=True),
+        Column("Before", is_number=True),
+        Column("After", is_number=True),
+    ]
+    planned = {name: entry for entry in folder.plan.layers for name in (entry.layer, *entry.tied)}
+    trial = folder.evaluation.leave_one_out if folder.evaluation else None
+    pillars = set(trial.pillars) if trial else set()
+    rows: list[list[Cell | str]] = []
+    for layer in layers:
+        entry = planned.get(layer.layer)
+        tied = f" (tied to {layer.tied_to})" if layer.tied_to else ""
+        rows.append(
+            [
+                Cell(join([module_path(layer.layer), tied])),
+                block_cell(entry.block if entry else None),
+                "–" if entry is None else Cell(element("code", entry.format), entry.format),
+                Cell(badge(layer.verdict), ORDER[layer.verdict]),
+                Cell(f"{layer.output_error:.4f}", layer.output_error),
+                Cell(f"{layer.output_cosine:.5f}", layer.output_cosine),
+                Cell(f"{layer.weight_error:.4f}", layer.weight_error),
+                Cell(f"{layer.weight_cosine:.5f}", layer.weight_cosine),
+                Cell(memory(layer.size_bytes.before), layer.size_bytes.before),
+                Cell(memory(layer.size_bytes.after), layer.size_bytes.after),
+            ]
+        )
+    marked = [layer.layer in pillars for layer in layers]
+    return table("Quality of each layer", columns, rows, highlighted=marked, is_sortable=True, is_tall=True)
+
+
+def _pillars(trial: LeaveOneOut, unit: str) -> Markup:
+    columns = [
+        Column("Layer", is_mono=True),
+        Column("Pillar"),
+        Column("Gives back, nats", is_number=True),
+        Column("95 % interval", is_number=True),
+        Column("Share of the divergence", is_number=True),
+        Column("Divergence left, nats", is_number=True),
+    ]
+    rows: list[list[Cell | str]] = [
+        [
+            Cell(module_path(entry.layer)),
+            "pillar" if entry.is_pillar else "–",
+            Cell(nats(entry.gain_nats), entry.gain_nats),
+            Cell(f"{nats(entry.low)} to {nats(entry.high)}", entry.low),
+            Cell(percent(entry.share), entry.share),
+            Cell(nats(entry.kl_nats), entry.kl_nats),
+        ]
+        for entry in trial.layers
+    ]
+    named = ", ".join(trial.pillars) or "none stands out"
+    caption = (
+        f"Each layer in turn as it was, all others compressed. With all compressed the divergence is {nats(trial.kl_nats)} "
+        f"{unit}. "
+        f"Pillars give back far more than an even share, beyond doubt: {named}."
+    )
+    marked = [entry.is_pillar for entry in trial.layers]
+    body = table("Leaving one out", columns, rows, highlighted=marked, is_sortable=True, is_tall=True)
+    return figure(body, caption, title="What each layer gives back when it is left as it was")

@@ -1,0 +1,18 @@
+"""The second text is never the one that calibration saw."""
+
+from __future__ import annotations
+
+import pytest
+
+from layerlens.data.sources.stdlib_code import read_stdlib_code, read_stdlib_prose
+from layerlens.evaluation.second_text import second_text
+
+
+@pytest.mark.parametrize(
+    ("calibration", "name"), [("stdlib-docs", "stdlib-code"), ("stories.txt", "stdlib-docs"), ("code.py", "stdlib-docs")]
+)
+def test_prose_is_chosen_unless_calibration_was_on_it(calibration: str, name: str) -> None:
+    found, text = second_text(calibration, max_chars=5000)
+    assert found == name
+    assert text == (read_stdlib_code(5000) if name == "stdlib-code" else read_stdlib_prose(5000))
+    assert len(text) == 5000
