@@ -1,8 +1,10 @@
 """LayerLens: look at every layer of a pretrained transformer and spend a budget where it counts.
 
 Every command has its twin here under the same name, with the same config: `layerlens.profile`, `plan`, `race`,
-`tune`, `evaluate`, `validate`, `report`, `demo`. Names are imported when they are first used, so that planning
-never imports torch.
+`tune`, `compress`, `evaluate`, `export`, `validate`, `report`, `demo`. Names are imported when they are first used, so
+that planning never imports torch.
+
+After the import transformers knows compressed folders too: `AutoModel….from_pretrained(folder)` loads them.
 """
 
 from __future__ import annotations
@@ -10,9 +12,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from layerlens.registration import register_quantiser
+
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CompressConfig": "layerlens.config",
+    "CompressionPlan": "layerlens.artifacts.compression",
+    "EvaluateConfig": "layerlens.config",
     "FisherInformationAnalyzer": "layerlens.profiling.analyzers",
     "GradientEnergyAnalyzer": "layerlens.profiling.analyzers",
     "LayerLensError": "layerlens.errors",
@@ -25,8 +32,11 @@ _HOMES = {
     "RaceConfig": "layerlens.config",
     "TrainingConfig": "layerlens.config",
     "TuneConfig": "layerlens.config",
+    "compress": "layerlens.workflow.compress",
     "demo": "layerlens.workflow.demo",
     "evaluate": "layerlens.workflow.evaluate",
+    "export": "layerlens.workflow.export",
+    "load_compression_plan": "layerlens.artifacts.compression",
     "load_plan": "layerlens.artifacts.plan",
     "load_profile": "layerlens.artifacts.profile",
     "plan": "layerlens.workflow.plan",
@@ -38,6 +48,8 @@ _HOMES = {
 }
 
 __all__ = sorted(_HOMES)
+
+register_quantiser()
 
 
 def __getattr__(name: str) -> Any:

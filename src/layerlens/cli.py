@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from layerlens import __version__
-from layerlens.config import OptimizationConfig, ProfilingConfig, RaceConfig, TrainingConfig, TuneConfig
+from layerlens.config import CompressConfig, EvaluateConfig, OptimizationConfig, ProfilingConfig, RaceConfig, TuneConfig
 from layerlens.errors import ConfigError, LayerLensError
 from layerlens.words import Frozen
 
@@ -53,6 +53,8 @@ class Command:
     config: type[Frozen] | None = None
     options: tuple[Option, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
+    spellings: tuple[tuple[str, str], ...] = ()
+    """Older spellings of whole flags; an argument is meant where the new one has no dashes."""
 
 
 _DATA = Option("--data", "stdlib-docs, a file, a folder of images or a hub data set", is_required=True)
@@ -100,14 +102,41 @@ COMMANDS: dict[str, Command] = {
         ),
         aliases=(("--lr", "--learning-rate"),),
     ),
-    "evaluate": Command(
-        "score a fine-tuned model or adapter on data",
-        TrainingConfig,
+    "compress": Command(
+        "store each matrix so that the model fits the bytes you have, and measure what was lost",
+        CompressConfig,
         (
-            Option("model", "folder of an adapter that LayerLens wrote, or of a fine-tuned model", is_required=True),
+            Option("model", "a folder or a hub id", is_required=True),
+            Option("--data", f"calibration data: {_DATA.help}", default="stdlib-docs"),
+            Option("--out", "folder for the compressed model; curves and factors lie beside it, in OUT.curves", is_required=True),
+            _DRY_RUN,
+        ),
+        spellings=(
+            ("--input_dir", "model"),
+            ("--output_dir", "--out"),
+            ("--quant_bits", "--quant-bits"),
+            ("--min_dim_for_compression", "--min-dim"),
+        ),
+    ),
+    "evaluate": Command(
+        "score a fine-tuned model or adapter on data, or a compressed one against its original",
+        EvaluateConfig,
+        (
+            Option(
+                "model", "folder of an adapter that LayerLens wrote, or of a fine-tuned or compressed model", is_required=True
+            ),
             _DATA,
-            Option("--against", "a second adapter or model, scored on the same samples"),
+            Option("--against", "a second adapter or model, scored on the same samples; the original of a compressed one"),
             Option("--out", "the evaluation to write", default="evaluation.json"),
+        ),
+    ),
+    "export": Command(
+        "write a compressed folder as an ordinary checkpoint, or in a standard format",
+        options=(
+            Option("source", "a folder that `layerlens compress` wrote", is_required=True),
+            Option("--dense", "decode every matrix", is_switch=True),
+            Option("--compressed-tensors", "the standard format of that library, for int8 and int4 plans", is_switch=True),
+            Option("--out", "the folder to write; SOURCE-dense or SOURCE-compressed-tensors if not given"),
         ),
     ),
     "validate": Command(
@@ -165,7 +194,7 @@ def _run(name: str, typed: Sequence[str]) -> int:
     if any(argument in ("-h", "--help") for argument in typed):
         _parser(name, command).print_help()
         return EXIT_DONE
-    values = _parse(_parser(name, command), typed)
+    values = _parse(_parser(name, command), _respelt(command, typed))
     call: dict[str, Any] = {_key(option): values.pop(_key(option)) for option in command.options}
     if missing := [option.name for option in command.options if option.is_required and call[_key(option)] is None]:
         raise ConfigError(f"{name}: missing {', '.join(missing)}; see `layerlens {name} --help`")
@@ -250,6 +279,24 @@ def _parse(parser: ArgumentParser, typed: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not key.startswith("__")}
 
 
+def _respelt(command: Command, typed: Sequence[str]) -> list[str]:
+    """What was typed, with older spellings as they are now; arguments come first."""
+    new = dict(command.spellings)
+    arguments: list[str] = []
+    flags: list[str] = []
+    rest = iter(typed)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        target = new.get(flag)
+        if target is None:
+            flags.append(word)
+        elif target.startswith("--"):
+            flags.append(target + equals + value)
+        else:
+            arguments.append(value if equals else next(rest, ""))
+    return [*arguments, *flags]
+
+
 def _as_given(value: Any) -> Any:
     return value
 
@@ -271,7 +318,7 @@ def _overview() -> str:
         [
             "usage: layerlens COMMAND ...",
             "",
-            "Looks at every layer of a pretrained transformer and spends a fine-tuning budget where it counts.",
+            "Looks at every layer of a pretrained transformer and spends a budget where it counts.",
             "",
             *lines,
             "",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from layerlens.artifacts.compression_evaluation import CompressionEvaluation, TextQuality
 from layerlens.artifacts.evaluation import Evaluation
 from layerlens.artifacts.plan import Plan
 from layerlens.artifacts.validation import Validation
@@ -15,7 +18,9 @@ from layerlens.validation.table import validation_table
 from layerlens.words import Role
 
 if TYPE_CHECKING:
+    from layerlens.workflow.compress import CompressResult
     from layerlens.workflow.demo import DemoResult
+    from layerlens.workflow.export import ExportResult
     from layerlens.workflow.plan import PlanResult
     from layerlens.workflow.profile import ProfileResult
     from layerlens.workflow.race import RaceResult
@@ -24,6 +29,48 @@ if TYPE_CHECKING:
 _console = Console(highlight=False)
 
 _WIDE = 110  # columns from which every metric of a result fits beside the rest
+
+
+def show_compress(result: CompressResult) -> bool:
+    """Print what was written and what every candidate and baseline lost, or what a dry run would do."""
+    for name, fact in result.facts.items():
+        _console.print(f"{name:<8} {fact}", markup=False)
+    plan = result.plan
+    if plan is None:
+        return True
+    before, after = plan.model.size_bytes, plan.size_bytes
+    _console.print(
+        f"{before:,} bytes → {after:,} ({after / before:.1%}), {plan.bits_per_weight:.3f} bits per weight; "
+        f"chosen: {plan.chosen.name}",
+        markup=False,
+    )
+    formats = Table(title="what each role is stored as (matrices)")
+    formats.add_column("role", no_wrap=True)
+    formats.add_column("formats")
+    formats.add_column("bytes", justify="right")
+    for role in dict.fromkeys(layer.role for layer in plan.layers):
+        mine = [layer for layer in plan.layers if layer.role == role]
+        counts = Counter(layer.format for layer in mine)
+        shown = ", ".join(f"{name} × {count}" for name, count in sorted(counts.items()))
+        formats.add_row(role, shown, f"{sum(layer.size_bytes for layer in mine):,}")
+    _console.print(formats)
+    if plan.measured:
+        table = Table(title="measured on held-out samples, best first")
+        is_embedding = plan.metadata.get("held_out", {}).get("compared") == "embedding"
+        for column in ("plan", "bits per weight", "1 − cosine" if is_embedding else "KL, nats", "predicted"):
+            table.add_column(column, justify="left" if column == "plan" else "right")
+        for one in plan.measured:
+            predicted = "–" if one.predicted_loss is None else f"{one.predicted_loss:.4g}"
+            name = f"{one.name} (baseline)" if one.is_baseline else one.name
+            table.add_row(name, f"{one.bits_per_weight:.3f}", f"{one.kl_nats:.4g}", predicted)
+        _console.print(table)
+    for name, reason in result.left_out.items():
+        _console.print(f"left out: {name}: {reason}", markup=False)
+    for note in plan.metadata.get("notes", []):
+        _console.print(f"note: {note}", markup=False)
+    if plan.measured:
+        _console.print(f"{result.folder}: `import layerlens`, then AutoModel….from_pretrained(folder)", markup=False)
+    return True
 
 
 def show_profile(result: ProfileResult) -> bool:
@@ -97,10 +144,75 @@ def show_tune(result: TuneResult) -> bool:
     return True
 
 
-def show_evaluate(result: Evaluation) -> bool:
-    """Print every model beside the others."""
-    _print_arms(result)
+def show_evaluate(result: Evaluation | CompressionEvaluation) -> bool:
+    """Print every model beside the others, or what a compressed one lost."""
+    if isinstance(result, CompressionEvaluation):
+        _print_losses(result)
+    else:
+        _print_arms(result)
     return True
+
+
+def show_export(result: ExportResult) -> bool:
+    """Say what was written."""
+    _console.print(f"{result.folder}: {result.size_bytes:,} bytes, {result.form}", markup=False)
+    return True
+
+
+def _print_losses(result: CompressionEvaluation) -> None:
+    size = result.size_bytes
+    _console.print(
+        f"{size.before:,} bytes → {size.after:,} ({size.after / size.before:.1%}), {result.bits_per_weight:.3f} bits per weight",
+        markup=False,
+    )
+    table = Table(title=f"{result.model} against {result.against}")
+    table.add_column("", no_wrap=True)
+    for text in result.texts:
+        table.add_column(text.name + (" (as calibrated on)" if text.is_calibration else ""), justify="right")
+    for name, cell in _MEASURES.items():
+        cells = [cell(text) for text in result.texts]
+        if any(cells):
+            table.add_row(name, *(each or "–" for each in cells))
+    _console.print(table)
+    counts = Counter(layer.verdict for layer in result.layers)
+    _console.print("layers: " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())), markup=False)
+    if result.memory is not None:
+        before, after = result.memory.before.weight_bytes, result.memory.after.weight_bytes
+        _console.print(f"weights in memory: {before:,} bytes → {after:,}", markup=False)
+    if result.speed is not None:
+        speed = result.speed.tokens_per_second
+        _console.print(f"generation at batch 1: {speed.before:.1f} → {speed.after:.1f} tokens/s", markup=False)
+    if result.travel is not None:
+        _console.print(f"errors: {result.travel.summary}", markup=False)
+    if result.leave_one_out is not None and result.leave_one_out.pillars:
+        _console.print(f"pillars: {', '.join(result.leave_one_out.pillars[:10])}", markup=False)
+    for note in result.notes:
+        _console.print(f"note: {note}", markup=False)
+
+
+def _changed(text: TextQuality) -> str:
+    change = text.perplexity or text.metric
+    return "" if change is None else f"{change.before:.4g} → {change.after:.4g}"
+
+
+def _spread(text: TextQuality, name: str) -> str:
+    found = text.kl or text.embedding_distance
+    return "" if found is None else f"{getattr(found, name):.3g}"
+
+
+#: What is printed of each text; a row that no text has is left out.
+_MEASURES: dict[str, Callable[[TextQuality], str]] = {
+    "positions": lambda text: f"{text.num_positions:,}",
+    "perplexity": lambda text: _changed(text) if text.perplexity else "",
+    "metric": lambda text: f"{text.metric.name} {_changed(text)}" if text.metric else "",
+    "compared": lambda text: "KL, nats" if text.kl else "1 − cosine of embeddings",
+    "mean": lambda text: _spread(text, "mean"),
+    "median": lambda text: _spread(text, "median"),
+    "99 %": lambda text: _spread(text, "p99"),
+    "max": lambda text: _spread(text, "max"),
+    "same top token": lambda text: "" if text.same_top_token is None else f"{text.same_top_token:.2%}",
+    "cosine": lambda text: "" if text.logits_cosine is None else f"{text.logits_cosine:.4f}",
+}
 
 
 def show_validate(result: Validation) -> bool:

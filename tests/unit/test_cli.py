@@ -46,6 +46,21 @@ def test_an_alias_means_its_option() -> None:
     assert [method.value for method in config.candidate_methods] == ["lora"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["--input_dir", "m", "--output_dir", "o", "--rank", "8"], ["m", "--out", "o", "--rank", "8"]),
+        (["--rank=8", "--quant_bits=4", "--input_dir=m"], ["m", "--rank=8", "--quant-bits=4"]),
+        (["m", "--min_dim_for_compression", "64"], ["m", "--min-dim", "64"]),
+        (["m", "--out", "o"], ["m", "--out", "o"]),
+    ],
+)
+def test_an_older_spelling_means_what_it_is_called_now(typed: list[str], meant: list[str]) -> None:
+    command = cli.COMMANDS["compress"]
+    parser = cli._parser("compress", command)
+    assert cli._parse(parser, cli._respelt(command, typed)) == cli._parse(parser, meant)
+
+
 def test_debug_lets_the_traceback_through() -> None:
     with pytest.raises(cli.ConfigError):
         cli.main(["frobnicate", "--debug"])

@@ -73,7 +73,6 @@ class CompressConfig(DataConfig):
         default="auto", description="measure each matrix alone: all, a few per role, none, or all where that is cheap"
     )
     leave_one_out: bool = Field(default=False, description="revert one layer at a time and name those that carry the model")
-    second_text: str | None = Field(default=None, description="data to evaluate on beside the calibration data's own")
     effort: Literal["auto", "full", "lean"] = Field(
         default="auto",
         description="lean rounds by inputs alone and has no corrections, in a fifth of the time; auto: above 300 M weights",

@@ -110,11 +110,19 @@ def _read_config(folder: Path, faults: list[str]) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str) or not config["model_type"]:
         faults.append(f"{path} names no model_type, so the architecture is unknown; use the config the model was saved with")
         return {}
-    if config.get("transformers_weights"):
+    if _quantiser(config) == "layerlens":
+        faults.append(f"{folder} was compressed by LayerLens; give its original, or write it out with `layerlens export --dense`")
+    elif config.get("transformers_weights"):
         faults.append(
             f"{path} names weights of its own ({config['transformers_weights']!r}); save the model anew as {WEIGHTS_FILE}"
         )
     return config
+
+
+def _quantiser(config: dict[str, Any]) -> str | None:
+    """Who quantised the checkpoint; None where nobody did."""
+    quantisation = config.get("quantization_config")
+    return quantisation.get("quant_method") if isinstance(quantisation, dict) else None
 
 
 def _weight_files(folder: Path, faults: list[str]) -> tuple[list[Path], dict[str, str]]:

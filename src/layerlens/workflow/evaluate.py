@@ -7,12 +7,13 @@ from pathlib import Path
 
 from layerlens.adapting.load import is_adapter, load_adapter, open_adapter
 from layerlens.adapting.tune import ADAPTER_FOLDER
+from layerlens.artifacts.compression_evaluation import CompressionEvaluation
 from layerlens.artifacts.evaluation import Arm, Evaluation
 from layerlens.artifacts.plan import Plan, load_plan
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.artifacts.store import write_json
 from layerlens.artifacts.versions import installed_versions
-from layerlens.config import TrainingConfig, output_path
+from layerlens.config import EvaluateConfig, output_path
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import partition
 from layerlens.errors import CheckpointError, ConfigError
@@ -20,6 +21,7 @@ from layerlens.evaluation.run import evaluate_model, make_evaluation
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.models.load import load_task_model
 from layerlens.progress import SILENT, Progress
+from layerlens.workflow.evaluate_compressed import evaluate_compressed, is_compressed_folder
 from layerlens.workflow.machine import machine_kind
 from layerlens.workflow.open import open_data
 from layerlens.workflow.tune import PACKAGES
@@ -30,12 +32,12 @@ def evaluate(
     data: str,
     against: str | None = None,
     out: str | Path = "evaluation.json",
-    config: TrainingConfig | None = None,
+    config: EvaluateConfig | None = None,
     *,
     command: str = "layerlens.evaluate",
     progress: Progress = SILENT,
-) -> Evaluation:
-    """Score a model, and another one on the same samples.
+) -> Evaluation | CompressionEvaluation:
+    """Score a model, and another one on the same samples; a compressed folder is compared with its original.
 
     Args:
         model: A folder that `tune` wrote (or the `adapter/` in it), or a fine-tuned model.
@@ -48,12 +50,14 @@ def evaluate(
         progress: Who watches.
 
     Returns:
-        One arm per model.
+        One arm per model; for a compressed folder what it weighs and what it lost.
 
     Raises:
         LayerLensError: a model, an adapter or the data is not what it should be.
     """
-    config = config or TrainingConfig()
+    config = config or EvaluateConfig()
+    if is_compressed_folder(model):
+        return evaluate_compressed(model, data, against, out, config, command=command, progress=progress)
     task: TaskInfo | None = None
     arms: list[Arm] = []
     loaded: LoadedData | None = None
@@ -77,7 +81,7 @@ def evaluate(
 
 
 def _score(
-    name: str, data: str, config: TrainingConfig, task: TaskInfo | None, progress: Progress
+    name: str, data: str, config: EvaluateConfig, task: TaskInfo | None, progress: Progress
 ) -> tuple[Arm, LoadedData, Sequence[int]]:
     folder, plan = _adapter_of(Path(name))
     if folder is None:
@@ -110,7 +114,7 @@ def _adapter_of(folder: Path) -> tuple[Path | None, Plan | None]:
     return None, None
 
 
-def _indices(loaded: LoadedData, plan: Plan | None, config: TrainingConfig) -> Sequence[int]:
+def _indices(loaded: LoadedData, plan: Plan | None, config: EvaluateConfig) -> Sequence[int]:
     """All samples of a file; of a source with splits of its own the test part."""
     indices: Sequence[int] = range(len(loaded.examples))
     if loaded.splits is not None:

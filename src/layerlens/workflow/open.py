@@ -10,11 +10,13 @@ from layerlens.artifacts.profile import TaskInfo
 from layerlens.config import DataConfig, ProfilingConfig
 from layerlens.data.dataset import LoadedData, load_dataset
 from layerlens.data.partition import Partition, partition
-from layerlens.errors import ManifestError
+from layerlens.errors import ManifestError, UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
 from layerlens.models.load import TaskModel, load_processor, load_task_model
 from layerlens.models.roles import describe_layers
-from layerlens.models.streamed.load import load_streamed_model
+from layerlens.models.streamed.load import StreamedModel, load_streamed_model
+from layerlens.progress import SILENT, Progress
+from layerlens.words import TaskKind
 from layerlens.workflow.execution import is_streamed
 
 
@@ -57,6 +59,30 @@ def open_profile_model(model: str, data: str, config: ProfilingConfig) -> Opened
     part = partition(len(loaded.examples), loaded.splits, seed=config.seed, has_eval_data=False)
     streamed = load_streamed_model(checkpoint, loaded.task.info, seed=config.seed)
     return Opened(checkpoint, streamed, streamed.layout, loaded, part)
+
+
+def open_streamed(
+    checkpoint: Checkpoint, data: str, config: DataConfig, progress: Progress = SILENT
+) -> tuple[LoadedData, StreamedModel]:
+    """Open data, and a model that stays on disk, to compress it.
+
+    A model that lacks the head of what its data ask is opened for its embeddings, unless the task was given or there are none of
+    images: a random head's loss is blind to most of what the model does.
+    """
+    loaded = open_data(checkpoint, data, config)
+    is_free = config.task is None and loaded.task.info.kind is not TaskKind.IMAGE_CLASSIFICATION
+    try:
+        model = load_streamed_model(checkpoint, loaded.task.info, seed=config.seed)
+    except UnsupportedModelError:
+        if not is_free:
+            raise
+    else:
+        if not (is_free and model.new_parameters):
+            return loaded, model
+        model.state.reader.close()
+    progress.note(f"no trained head for {loaded.task.info.kind}: the model is compressed for its embeddings")
+    loaded = open_data(checkpoint, data, config.model_copy(update={"task": TaskKind.EMBEDDING}))
+    return loaded, load_streamed_model(checkpoint, loaded.task.info, seed=config.seed)
 
 
 def open_plan_model(plan: Plan, data: str, config: DataConfig, *, has_eval_data: bool = False) -> Opened:

@@ -20,7 +20,7 @@ def report(
     """Write the page of a run folder.
 
     Args:
-        folder: Folder with any of profile/, plan.json, evaluation.json, validation.json.
+        folder: Folder with any of profile/, plan.json, evaluation.json, validation.json, or a compressed folder.
         out: The page; `report.html` in the folder if not given.
         command: The invocation.
         progress: Who watches.

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from layerlens.artifacts.compression_evaluation import Verdict, verdict_of
+from layerlens.artifacts.formats import HALF, integer
 from layerlens.errors import UnsupportedModelError
-from layerlens.evaluation.layer_quality import layer_quality, matrix_of
+from layerlens.evaluation.layer_quality import layer_bytes, layer_quality, matrix_of
 from layerlens.models.weights import is_planned_module, weight_matrix
+from layerlens.nn.half_modules import HalfLinear
 from tests.unit.compressing.cases import case
+from tests.unit.compressing.folders import compress_tiny
 from tests.unit.evaluation.models import add_noise_
 
 
@@ -103,6 +107,27 @@ def test_the_widths_of_round_to_nearest_span_the_verdicts() -> None:
     assert {bits: float(f"{error:.2g}") for bits, error in errors.items()} == {8: 0.0059, 5: 0.047, 4: 0.095, 3: 0.19, 2: 0.39}
     verdicts = [verdict_of(error) for error in errors.values()]
     assert verdicts == [Verdict.GOOD, Verdict.GOOD, Verdict.FAIR, Verdict.POOR, Verdict.CRITICAL]
+
+
+def test_a_turned_matrix_of_halves_is_the_originals_and_its_bytes_are_the_files(tmp_path: Path) -> None:
+    folder = compress_tiny("gpt2", tmp_path, [HALF, integer(8, 32)])
+    original, compressed = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (folder.source.folder, folder.folder)
+    )
+    sizes = layer_bytes(compressed)
+    turned = [path for path, module in compressed.named_modules() if getattr(module, "is_transposed", False)]
+    assert any(isinstance(compressed.get_submodule(path), HalfLinear) for path in turned)
+    found = {layer.layer: layer for layer in layer_quality(original, compressed, [{"input_ids": torch.arange(5, 25)[None]}])}
+    for path in turned:
+        matrix, module = weight_matrix(original.get_submodule(path)), compressed.get_submodule(path)
+        rows, columns = matrix.shape
+        if isinstance(module, HalfLinear):
+            assert torch.equal(matrix_of(module), matrix.bfloat16().float())
+            assert sizes[path] == 2 * rows * columns
+        else:
+            assert sizes[path] == rows * (columns + 2 * (columns // 32))
+        assert found[path].weight_error < 0.01
+        assert found[path].output_error < 0.01
 
 
 def test_models_of_other_trees_are_refused_by_the_layers_name() -> None:

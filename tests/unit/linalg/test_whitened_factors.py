@@ -103,8 +103,8 @@ def test_few_vectors_of_a_large_matrix_come_within_a_hundredth_of_the_best(kind:
         (whitened, _best(values, inner, outer), loss(whitened.up.t() @ whitened.down - values, inner, outer)),
     ):
         assert float(spent) ** 0.5 <= 1.01 * best[60].item() ** 0.5
-        # Sums of float32 products tell a millionth of the whole.
-        assert found.loss_of_rank[-1].item() == pytest.approx(float(spent), rel=1e-3, abs=2e-6 * best[0].item())
+        # Float32 products tell some millionths of the whole.
+        assert found.loss_of_rank[-1].item() == pytest.approx(float(spent), rel=1e-3, abs=5e-6 * best[0].item())
 
 
 def test_a_large_matrix_is_decomposed_in_full_where_the_iteration_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,219 @@
+"""How a calibration pass is streamed within a cap on memory: priced beforehand from shapes alone, watched while it runs.
+
+peak = libraries + what stays in memory + the largest of
+         a block's backward pass    weights, activations of what runs at once, sums of the layers of one sweep
+         a matrix's options         the sums of the sweep, its Grams in full, and the work space of its factorisations
+         the loss                   logits of what runs at once, moments of the heads
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from layerlens.compressing.calibration_samples import CalibrationSamples
+from layerlens.compressing.input_moments import input_moment_bytes
+from layerlens.compressing.matrices import Matrix, Place
+from layerlens.compressing.moment_sums import MOST_FULL, held_bytes, moment_bytes
+from layerlens.errors import ConfigError
+from layerlens.linalg.gram import gram_bytes
+from layerlens.models.streamed.load import StreamedModel
+from layerlens.models.streamed.weight_source import SLICE_BYTES
+from layerlens.streaming.boundaries import fewest_slots, most_slots
+from layerlens.streaming.memory_guard import BASE_BYTES
+
+#: What the C library holds on to between two uses, and what the estimates leave out.
+_SLACK_BYTES = 96 << 20
+#: Tokens that run through a language model's head together, at most: more make no product faster.
+_LOSS_TOKENS = 256
+#: Sums of one sweep where no cap is set.
+_DEFAULT_SUMS = 1 << 30
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How a model is streamed.
+
+    Attributes:
+        tokens_at_once: Padded tokens that run through a block together.
+        holds_weights: Keep the weights of the block at hand in memory; otherwise read them in slices.
+        sums_bytes: Sums of one sweep over a block at most, bytes; one input group's may pass it.
+        num_slots: Boundaries that the activation store holds.
+        loss_tokens: Padded tokens that run through the head together.
+        max_memory: Cap on the process's peak memory, bytes; None for no cap.
+    """
+
+    tokens_at_once: int
+    holds_weights: bool
+    sums_bytes: int
+    num_slots: int
+    loss_tokens: int
+    max_memory: int | None = None
+
+    def identity(self) -> dict[str, int | bool | None]:
+        """What the numbers depend on, to their last bit."""
+        return asdict(self)
+
+    def sweeps(self, matrices: Sequence[Matrix]) -> list[list[Matrix]]:
+        """The layers of each sweep over a block; layers that read the same input stay together."""
+        sweeps: list[list[Matrix]] = []
+        used = 0
+        for group in input_groups(matrices):
+            size = group_bytes(group)
+            if not sweeps or used + size > self.sums_bytes:
+                sweeps.append([])
+                used = 0
+            sweeps[-1] += group
+            used += size
+        return sweeps
+
+
+def input_groups(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
+    """Matrices that read the same input, together."""
+    groups: dict[str, list[Matrix]] = {}
+    for matrix in matrices:
+        groups.setdefault(matrix.input_group, []).append(matrix)
+    return list(groups.values())
+
+
+def group_bytes(group: Sequence[Matrix]) -> int:
+    """Bytes of the sums of matrices that read the same input."""
+    outputs = sum(
+        moment_bytes(matrix.out_features, is_full=matrix.out_features <= MOST_FULL) + held_bytes(matrix.out_features)
+        for matrix in group
+    )
+    return input_moment_bytes(group[0].in_features) + outputs
+
+
+def work_bytes(matrix: Matrix) -> int:
+    """Bytes that the options of one matrix take: its Grams in full, their factors, and copies of the matrix."""
+    smaller = min(matrix.in_features, matrix.out_features)
+    output_gram = matrix.out_features**2 if matrix.out_features <= MOST_FULL else 0
+    return 4 * (3 * matrix.in_features**2 + 2 * output_gram + 4 * matrix.in_features * matrix.out_features + 2 * smaller**2)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a model and its samples ask of memory, in bytes unless said otherwise.
+
+    Attributes:
+        resident: Parameters and buffers that stay in memory.
+        kept_per_token: About what autograd keeps of a block for each token.
+        longest: Padded tokens of the longest sample.
+        most_tokens: Padded tokens of the largest batch.
+        blocks: Matrices of each block.
+        outside: Matrices outside the blocks.
+        block_bytes: Weights of the largest block as stored.
+        logits_per_token: Outputs of the head for each token; 0 where the head reads one token of a sample.
+        hidden_size: Features of a hidden state.
+        slot_bytes: A boundary on disk.
+    """
+
+    resident: int
+    kept_per_token: int
+    longest: int
+    most_tokens: int
+    blocks: list[list[Matrix]]
+    outside: list[Matrix]
+    block_bytes: int
+    logits_per_token: int
+    hidden_size: int
+    slot_bytes: int
+
+    @classmethod
+    def of(cls, model: StreamedModel, calibration: CalibrationSamples, matrices: Sequence[Matrix]) -> Demand:
+        """Of a model and its samples; nothing is written."""
+        shapes = calibration.in_parts(1).shapes
+        blocks = [[m for m in matrices if m.block == block.block] for block in model.layout.blocks]
+        hidden_size = shapes[0][2]
+        widths = [sum(m.in_features + m.out_features for m in block) for block in blocks]
+        outputs = model.model.get_output_embeddings()
+        return cls(
+            resident=model.resident_bytes(),
+            kept_per_token=4 * (2 * max(widths) + 16 * hidden_size),
+            longest=max(tokens for _, tokens, _ in shapes),
+            most_tokens=max(samples * tokens for samples, tokens, _ in shapes),
+            blocks=blocks,
+            outside=[m for m in matrices if m.place is not Place.BLOCK],
+            block_bytes=max(sum(m.num_bytes for m in block) for block in blocks),
+            logits_per_token=0 if outputs is None else int(getattr(outputs, "out_features", 0)),
+            hidden_size=hidden_size,
+            slot_bytes=4 * sum(samples * tokens * hidden for samples, tokens, hidden in shapes),
+        )
+
+    def peak(self, settings: CalibrationSettings) -> int:
+        """Estimated peak of the whole process."""
+        at_once = max(settings.tokens_at_once, self.longest)
+        weights = (self.block_bytes if settings.holds_weights else 0) + 3 * SLICE_BYTES
+        sums, options = 0, 0
+        for block in self.blocks:
+            for sweep in settings.sweeps(block):
+                own = sum(group_bytes(group) for group in input_groups(sweep))
+                sums = max(sums, own)
+                # A Gram is let go of once it is written out in full, which is part of the work.
+                options = max(options, own + max(work_bytes(m) - gram_bytes(m.in_features, 1 << 40) for m in sweep))
+        outside = max((min(work_bytes(m), 12 * m.in_features * m.out_features) for m in self.outside), default=0)
+        loss = 4 * max(settings.loss_tokens, self.longest) * (5 * self.logits_per_token + 12 * self.hidden_size)
+        largest = max(at_once * self.kept_per_token + weights + sums, options, loss, outside)
+        return BASE_BYTES + _SLACK_BYTES + self.resident + largest
+
+
+def choose_settings(demand: Demand, *, max_memory: int | None, max_store: int) -> CalibrationSettings:
+    """The fastest settings that stay within the caps.
+
+    Args:
+        demand: What the model asks.
+        max_memory: Cap on the process, bytes; None for none.
+        max_store: Cap on the activations on disk, bytes.
+
+    Raises:
+        ConfigError: nothing fits; says the least that would.
+    """
+    num_blocks = len(demand.blocks)
+    least_store = fewest_slots(num_blocks) * demand.slot_bytes
+    if max_store < least_store:
+        raise ConfigError(
+            f"--max-store {max_store / 2**20:,.0f} MiB is too little for the hidden states of these samples; the least that "
+            f"would do is {-(-least_store // 2**20):,} MiB, or take fewer or shorter samples"
+        )
+    num_slots = min(max_store // max(1, demand.slot_bytes), most_slots(num_blocks))
+    at_once = _halvings(demand.most_tokens, demand.longest)
+    if max_memory is None:
+        return CalibrationSettings(at_once[0], True, _DEFAULT_SUMS, num_slots, min(at_once[0], _LOSS_TOKENS))
+    candidates = [
+        CalibrationSettings(tokens, holds_weights, sums_bytes, num_slots, loss_tokens, max_memory)
+        for sums_bytes in _sums_limits(demand)
+        for holds_weights in (True, False)
+        for tokens in at_once
+        for loss_tokens in _halvings(min(tokens, _LOSS_TOKENS), demand.longest)
+    ]
+    for settings in sorted(candidates, key=lambda settings: _slowness(settings, demand)):
+        if demand.peak(settings) <= max_memory:
+            return settings
+    least = min(demand.peak(settings) for settings in candidates)
+    raise ConfigError(
+        f"--max-memory {max_memory / 2**20:,.0f} MiB is too little to compress this model; the least that would do is about "
+        f"{-(-least // 2**20):,} MiB"
+    )
+
+
+def _sums_limits(demand: Demand) -> list[int]:
+    """Limits that give one sweep for each block, two, … and one for each input group."""
+    total = max(sum(group_bytes(group) for group in input_groups(block)) for block in demand.blocks)
+    most = max(len(input_groups(block)) for block in demand.blocks)
+    return [-(-total // sweeps) for sweeps in range(1, most + 1)] + [0]
+
+
+def _slowness(settings: CalibrationSettings, demand: Demand) -> float:
+    """Relative time: sweeps recompute, small parts read weights more often and run products less well."""
+    num_sweeps = max(len(settings.sweeps(block)) for block in demand.blocks)
+    reads = 0.0 if settings.holds_weights else 200.0 / settings.tokens_at_once
+    return 2.0 + 2.0 * num_sweeps + 64.0 / settings.tokens_at_once + reads + 16.0 / settings.loss_tokens
+
+
+def _halvings(most: int, least: int) -> list[int]:
+    """`most`, and every half of it that is not under `least`."""
+    values = [max(most, least)]
+    while values[-1] // 2 >= least:
+        values.append(values[-1] // 2)
+    return values

@@ -1,0 +1,85 @@
+"""What `config.json` of a compressed folder says: which matrices are stored how, and how to load them.
+
+    quantization_config      {quant_method: "layerlens", version, matrices: {module: {scheme, out_features, in_features, …}}}
+    transformers_weights     no file's name but a sentence: without LayerLens transformers stops at it and shows it
+
+transformers only warns of a `quant_method` that it does not know, and would go on with random weights. A `transformers_weights`
+that names no weight file makes it raise instead, before anything is loaded; LayerLens's quantiser takes the sentence away first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from layerlens.artifacts.formats import Scheme
+from layerlens.artifacts.store import faults_of
+from layerlens.errors import ManifestError
+from layerlens.words import Frozen
+
+QUANT_METHOD, VERSION = "layerlens", 1
+WEIGHTS_KEY, QUANTIZATION_KEY = "transformers_weights", "quantization_config"
+LOADING_HINT = (
+    "this folder was compressed by LayerLens; run `pip install layerlens-plan`, and `import layerlens` before from_pretrained"
+)
+
+
+class StoredMatrix(Frozen):
+    """How one matrix of the folder is stored."""
+
+    scheme: Scheme
+    out_features: int = Field(gt=0)
+    in_features: int = Field(gt=0)
+    is_transposed: bool = Field(default=False, description="the original is [in_features out_features]: GPT-2's Conv1D")
+
+
+def folder_config(config: Mapping[str, Any], matrices: Mapping[str, StoredMatrix]) -> dict[str, Any]:
+    """The config of a compressed folder.
+
+    Args:
+        config: The original's `config.json`.
+        matrices: By module path as the original's tensors have it.
+    """
+    dumped = {path: matrix.model_dump(mode="json", exclude_defaults=True) for path, matrix in matrices.items()}
+    quantization = {"quant_method": QUANT_METHOD, "version": VERSION, "matrices": dumped}
+    return {**config, QUANTIZATION_KEY: quantization, WEIGHTS_KEY: LOADING_HINT}
+
+
+def original_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo `folder_config`."""
+    return {key: value for key, value in config.items() if key not in (QUANTIZATION_KEY, WEIGHTS_KEY)}
+
+
+def is_compressed(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is of a compressed folder."""
+    quantization = config.get(QUANTIZATION_KEY)
+    return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
+
+
+def read_matrices(version: Any, matrices: Mapping[str, Any]) -> dict[str, StoredMatrix]:
+    """Read `quantization_config`.
+
+    Raises:
+        ManifestError: it is of another version, or does not say how a matrix is stored.
+    """
+    if version != VERSION:
+        raise ManifestError(f"the folder was compressed in version {version} of the format, this LayerLens reads {VERSION}")
+    read, faults = {}, []
+    for path, entry in matrices.items():
+        try:
+            read[path] = StoredMatrix.model_validate(entry)
+        except ValidationError as error:
+            faults += [f"{QUANTIZATION_KEY}, {path}: {fault}" for fault in faults_of(error)]
+    if faults:
+        raise ManifestError.of([*faults[:3], "use the config.json that the folder was written with"])
+    return read
+
+
+def restore_hint(path: Path) -> None:
+    """Put the sentence back into a `config.json` that transformers has written: it leaves that key out."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, WEIGHTS_KEY: LOADING_HINT}, indent=2, sort_keys=True) + "\n", encoding="utf-8")

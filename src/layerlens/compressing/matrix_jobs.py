@@ -1,0 +1,177 @@
+"""Solving matrices here, in several processes, or on Ray: one job for each matrix, with the same bytes out.
+
+A job for another process lies on disk with all it needs, so that nothing large goes through a pipe:
+
+    jobs/LAYER.safetensors   weight, Grams, thin roots      ──► solve ──► factors/LAYER.safetensors, and the options
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from layerlens.artifacts.compression import MatrixCurve, Option
+from layerlens.compressing.factor_cache import FactorCache, read_tensors, write_tensors
+from layerlens.compressing.matrices import Matrix
+from layerlens.compressing.option_grid import OptionGrid
+from layerlens.compressing.options import Solved, solve_matrix
+from layerlens.compressing.sensitivity import Sensitivity, sensitivity_of, sensitivity_tensors
+from layerlens.errors import ConfigError
+
+#: Jobs of one worker that may wait on disk.
+_WAITING = 2
+
+
+class MatrixJobs:
+    """Solves matrices, in the order they come or several at once.
+
+    Args:
+        folder: The run's curves folder, for the factors.
+        work: Where jobs for other processes lie.
+        grid: Which options there are.
+        processes: How many; 1 to solve in this one.
+        engine: `local`, or `ray`.
+
+    Raises:
+        ConfigError: Ray is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, work: Path, grid: OptionGrid, *, processes: int = 1, engine: str = "local") -> None:
+        self._folder, self._work, self._grid = folder, work / "jobs", grid
+        self._cache = FactorCache(folder)
+        self._pending: list[tuple[Matrix, Callable[[], dict[str, Any]]]] = []
+        self._limit = _WAITING * processes
+        self._pool: ProcessPoolExecutor | None = None
+        self._submit: Callable[[str], Callable[[], dict[str, Any]]] | None = None
+        if engine == "ray":
+            self._submit = _on_ray(processes, str(folder), asdict(grid))
+        elif processes > 1:
+            self._pool = ProcessPoolExecutor(
+                processes,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=torch.set_num_threads,
+                initargs=(torch.get_num_threads(),),
+            )
+            self._submit = self._on_pool
+        self._done: dict[str, MatrixCurve] = {}
+
+    def add(
+        self, matrix: Matrix, weight: Float[Tensor, "out_features in_features"], sensitivity: Sensitivity, input_group: str
+    ) -> None:
+        """Solve a matrix, or let another process do so.
+
+        Args:
+            matrix: Which.
+            weight: In float32.
+            sensitivity: What its errors cost.
+            input_group: First layer that was seen to read the same input.
+        """
+        if self._submit is None:
+            solved = solve_matrix(weight, sensitivity, matrix.kept_element_bytes, self._grid)
+            self._cache.write(matrix.layer, solved.tensors)
+            self._done[matrix.layer] = _curve(matrix, input_group, solved.options, solved.spectrum_rank)
+            return
+        path = self._work / f"{matrix.layer}.safetensors"
+        write_tensors(path, {"weight": weight, **sensitivity_tensors(sensitivity)})
+        job = {"path": str(path), "layer": matrix.layer, "kept_element_bytes": matrix.kept_element_bytes}
+        found = self._submit(json.dumps(job))
+        self._pending.append((matrix, lambda: found() | {"input_group": input_group}))
+        if len(self._pending) >= self._limit:
+            self._take()
+
+    def finish(self) -> list[MatrixCurve]:
+        """The curves of all matrices that came since the last call, in the order of their names."""
+        while self._pending:
+            self._take()
+        done = [self._done[layer] for layer in sorted(self._done)]
+        self._done.clear()
+        return done
+
+    def __enter__(self) -> MatrixJobs:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _take(self) -> None:
+        matrix, wait = self._pending.pop(0)
+        found = wait()
+        options = [Option.model_validate(option) for option in found["options"]]
+        self._done[matrix.layer] = _curve(matrix, found["input_group"], options, found["spectrum_rank"])
+
+    def _on_pool(self, job: str) -> Callable[[], dict[str, Any]]:
+        if self._pool is None:
+            raise AssertionError("the pool was made with the jobs")
+        future: Future[str] = self._pool.submit(solve_job, job, str(self._folder), asdict(self._grid))
+        return lambda: json.loads(future.result())
+
+
+def solve_job(job: str, folder: str, grid: dict[str, Any]) -> str:
+    """Solve a matrix whose job lies on disk; what other processes run.
+
+    Args:
+        job: Path, layer and the checkpoint's bytes of a number, as JSON.
+        folder: The run's curves folder.
+        grid: Fields of `OptionGrid`.
+
+    Returns:
+        Options and effective rank, as JSON.
+    """
+    values = json.loads(job)
+    path = Path(values["path"])
+    tensors = read_tensors(path)
+    weight = tensors.pop("weight")
+    solved: Solved = solve_matrix(weight, sensitivity_of(tensors), values["kept_element_bytes"], OptionGrid(**grid))
+    FactorCache(Path(folder)).write(values["layer"], solved.tensors)
+    path.unlink()
+    options = [option.model_dump(mode="json") for option in solved.options]
+    return json.dumps({"options": options, "spectrum_rank": solved.spectrum_rank})
+
+
+def _on_ray(processes: int, folder: str, grid: dict[str, Any]) -> Callable[[str], Callable[[], dict[str, Any]]]:
+    if find_spec("ray") is None:
+        raise ConfigError("--engine ray needs Ray, which is not installed; install ray, or leave the engine local")
+    import ray  # type: ignore[import-not-found, unused-ignore]
+
+    if not ray.is_initialized():
+        ray.init(num_cpus=processes, include_dashboard=False, log_to_driver=False)
+    num_threads = torch.get_num_threads()
+
+    def solve(job: str) -> str:
+        torch.set_num_threads(num_threads)
+        return solve_job(job, folder, grid)
+
+    remote = ray.remote(num_cpus=1)(solve)
+
+    def submit(job: str) -> Callable[[], dict[str, Any]]:
+        reference = remote.remote(job)
+        return lambda: json.loads(ray.get(reference))
+
+    return submit
+
+
+def _curve(matrix: Matrix, input_group: str, options: list[Option], spectrum_rank: float) -> MatrixCurve:
+    return MatrixCurve(
+        layer=matrix.layer,
+        block=matrix.block,
+        role=matrix.role,
+        out_features=matrix.out_features,
+        in_features=matrix.in_features,
+        kept_element_bytes=matrix.kept_element_bytes,
+        input_group=input_group,
+        tied=list(matrix.tied),
+        options=options,
+        spectrum_rank=spectrum_rank,
+    )

@@ -1,0 +1,142 @@
+"""The price of an error, and of every rank of a pair of factors at once.
+
+    loss(E)            ½ Σ over terms of ‖L E Rᵀ‖²                                              nats for each prediction
+    ranks(E, up, down) the same of E + Σ_{k<r} up_k down_kᵀ, for r in a list, adding factor after factor
+
+Products in float32, their squares summed in float64. Rows that are priced one by one are taken a few thousand at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from layerlens.compressing.moment_sums import squares
+from layerlens.compressing.sensitivity import PriceTerm, Sensitivity
+
+#: Rows of a table that are priced together.
+_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What an error costs, and its size.
+
+    Attributes:
+        loss: ½ tr(B E A Eᵀ), nats for each prediction.
+        weight: ‖E‖ / ‖W‖.
+        output: Relative size of what it does to the outputs.
+    """
+
+    loss: float
+    weight: float
+    output: float
+
+
+class Pricer:
+    """Prices errors of one matrix.
+
+    Args:
+        weight: The matrix.
+        sensitivity: What errors cost.
+    """
+
+    def __init__(self, weight: Float[Tensor, "out_features in_features"], sensitivity: Sensitivity) -> None:
+        self._sensitivity = sensitivity
+        self._terms = list(sensitivity.terms)
+        if sensitivity.inputs is not None:
+            self._output = PriceTerm(weight.new_ones(len(weight)), sensitivity.inputs)
+        else:
+            # The outputs of a table are its rows.
+            seen = weight.new_ones(len(weight)) if sensitivity.seen_rows is None else sensitivity.seen_rows
+            self._output = PriceTerm(seen, torch.zeros(0, weight.shape[1]))
+        self._weight_square = squares(weight)
+        self._output_square = self._observed(weight)
+
+    def errors(self, error: Float[Tensor, "out_features in_features"]) -> Errors:
+        """Of one error."""
+        loss = 0.5 * sum(_cost(term, error) for term in self._terms)
+        return self._relative(loss, squares(error), self._observed(error))
+
+    def ranks(
+        self,
+        error: Float[Tensor, "out_features in_features"],
+        up: Float[Tensor, "rank out_features"],
+        down: Float[Tensor, "rank in_features"],
+        ranks: Sequence[int],
+    ) -> list[Errors]:
+        """Of `error` + up[:r]ᵀ down[:r], for each r of an increasing list."""
+        losses = [0.5 * sum(costs) for costs in zip(*(_rank_costs(t, error, up, down, ranks) for t in self._terms), strict=True)]
+        weights = _rank_squares(error, up, down, ranks)
+        if self._sensitivity.inputs is None:
+            scale = self._output.left.sqrt()
+            outputs = _rank_squares(error * scale[:, None], up * scale, down, ranks)
+        else:
+            outputs = _rank_costs(self._output, error, up, down, ranks)
+        return [self._relative(*found) for found in zip(losses, weights, outputs, strict=True)]
+
+    def _observed(self, error: Tensor) -> float:
+        if self._sensitivity.inputs is None:
+            return float((error.square().sum(1) * self._output.left).sum(dtype=torch.float64))
+        return _cost(self._output, error)
+
+    def _relative(self, loss: float, weight_square: float, output_square: float) -> Errors:
+        return Errors(
+            loss,
+            (weight_square / self._weight_square) ** 0.5 if self._weight_square > 0 else 0.0,
+            (output_square / self._output_square) ** 0.5 if self._output_square > 0 else 0.0,
+        )
+
+
+def _cost(term: PriceTerm, error: Float[Tensor, "out_features in_features"]) -> float:
+    """‖L E Rᵀ‖²."""
+    if term.left.ndim == 2:
+        return squares(term.left @ (error @ term.right.T))
+    return sum(
+        float(((error[rows] @ term.right.T).square().sum(1) * term.left[rows]).sum(dtype=torch.float64))
+        for rows in _rows(len(error))
+    )
+
+
+def _rank_costs(
+    term: PriceTerm,
+    error: Float[Tensor, "out_features in_features"],
+    up: Float[Tensor, "rank out_features"],
+    down: Float[Tensor, "rank in_features"],
+    ranks: Sequence[int],
+) -> list[float]:
+    """‖L (E + up[:r]ᵀ down[:r]) Rᵀ‖² for each r: only the products with the thin roots grow."""
+    right = down @ term.right.T
+    if term.left.ndim == 2:
+        return list(_growing(term.left @ (error @ term.right.T), up @ term.left.T, right, ranks))
+    costs = [0.0] * len(ranks)
+    for rows in _rows(len(error)):
+        scale = term.left[rows].sqrt()
+        base = (error[rows] @ term.right.T) * scale[:, None]
+        for position, cost in enumerate(_growing(base, up[:, rows] * scale, right, ranks)):
+            costs[position] += cost
+    return costs
+
+
+def _growing(base: Tensor, up: Tensor, down: Tensor, ranks: Sequence[int]) -> Iterator[float]:
+    start = 0
+    for rank in ranks:
+        base = torch.addmm(base, up[start:rank].T, down[start:rank])
+        start = rank
+        yield squares(base)
+
+
+def _rank_squares(error: Tensor, up: Tensor, down: Tensor, ranks: Sequence[int]) -> list[float]:
+    """‖E + up[:r]ᵀ down[:r]‖² for each r, from the factors' own Grams and their products with E, in float64."""
+    total = squares(error)
+    crossed = 2.0 * ((up @ error) * down).sum(1, dtype=torch.float64).cumsum(0)
+    grams = (up @ up.T).double() * (down @ down.T).double()
+    return [max(0.0, total + float(crossed[rank - 1]) + float(grams[:rank, :rank].sum())) for rank in ranks]
+
+
+def _rows(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + _ROWS, count)) for start in range(0, count, _ROWS))

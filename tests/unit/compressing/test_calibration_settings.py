@@ -1,0 +1,72 @@
+"""How a pass is streamed within its caps, by shapes alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from layerlens.compressing.calibration_settings import Demand, choose_settings, group_bytes, input_groups
+from layerlens.compressing.matrices import Matrix, Place
+from layerlens.errors import ConfigError
+from layerlens.words import Role
+
+GIB = 1 << 30
+
+
+def matrix(layer: str, out_features: int, in_features: int, group: str) -> Matrix:
+    return Matrix(layer, Place.BLOCK, 0, Role.OTHER, out_features, in_features, layer, 2, group)
+
+
+#: A block of Llama-2-7B.
+BLOCK = [
+    *(matrix(name, 4096, 4096, "q") for name in "qkv"),
+    matrix("o", 4096, 4096, "o"),
+    *(matrix(name, 11008, 4096, "gate") for name in ("gate", "up")),
+    matrix("down", 4096, 11008, "down"),
+]
+DEMAND = Demand(
+    resident=2 << 20,
+    kept_per_token=4 * (2 * sum(m.in_features + m.out_features for m in BLOCK) + 16 * 4096),
+    longest=512,
+    most_tokens=4096,
+    blocks=[BLOCK] * 32,
+    outside=[],
+    block_bytes=sum(m.num_bytes for m in BLOCK),
+    logits_per_token=32000,
+    hidden_size=4096,
+    slot_bytes=4 * 64 * 512 * 4096,
+)
+
+
+def test_a_block_of_seven_billion_stays_under_two_gigabytes_of_sums() -> None:
+    settings = choose_settings(DEMAND, max_memory=None, max_store=1 << 50)
+    sweeps = settings.sweeps(BLOCK)
+    assert all(sum(group_bytes(group) for group in input_groups(sweep)) < 1.2 * GIB for sweep in sweeps)
+
+
+def test_seven_billion_fit_three_gibibytes_in_sweeps() -> None:
+    settings = choose_settings(DEMAND, max_memory=3 * GIB, max_store=1 << 50)
+    assert DEMAND.peak(settings) <= 3 * GIB
+
+
+def test_readers_of_one_input_stay_together_and_every_layer_has_its_sweep() -> None:
+    settings = choose_settings(DEMAND, max_memory=None, max_store=1 << 50)
+    for limit in (0, 300 << 20, 10 * GIB):
+        sweeps = replace(settings, sums_bytes=limit).sweeps(BLOCK)
+        assert [m for sweep in sweeps for m in sweep] == BLOCK
+        places = {m.layer: number for number, sweep in enumerate(sweeps) for m in sweep}
+        assert places["q"] == places["k"] == places["v"]
+        assert places["gate"] == places["up"]
+
+
+def test_less_memory_never_gives_a_higher_price() -> None:
+    peaks = [DEMAND.peak(choose_settings(DEMAND, max_memory=cap * GIB, max_store=1 << 50)) for cap in (3, 4, 6, 12)]
+    assert peaks == sorted(peaks)
+
+
+def test_caps_that_nothing_fits_name_the_least_that_would_do() -> None:
+    with pytest.raises(ConfigError, match=r"--max-memory 500 MiB is too little to compress this model; the least .* MiB"):
+        choose_settings(DEMAND, max_memory=500 << 20, max_store=1 << 50)
+    with pytest.raises(ConfigError, match=r"--max-store 1 MiB is too little for the hidden states"):
+        choose_settings(DEMAND, max_memory=None, max_store=1 << 20)

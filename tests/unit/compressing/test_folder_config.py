@@ -1,0 +1,57 @@
+"""The config of a compressed folder, and its faults."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from layerlens.artifacts.formats import HALF, integer, integer_low_rank
+from layerlens.compressing.folder_config import (
+    LOADING_HINT,
+    StoredMatrix,
+    folder_config,
+    is_compressed,
+    original_config,
+    read_matrices,
+    restore_hint,
+)
+from layerlens.errors import ManifestError
+
+MATRICES = {
+    "h.0.c_attn": StoredMatrix(scheme=integer_low_rank(3, 16, 8, 32), out_features=96, in_features=32, is_transposed=True),
+    "h.0.c_proj": StoredMatrix(scheme=HALF, out_features=32, in_features=32),
+}
+
+
+def test_matrices_are_read_as_they_were_written_and_the_original_config_comes_back() -> None:
+    original = {"model_type": "gpt2", "n_embd": 32}
+    config = json.loads(json.dumps(folder_config(original, MATRICES)))
+    assert is_compressed(config)
+    quantization = config["quantization_config"]
+    assert quantization["quant_method"] == "layerlens"
+    assert read_matrices(quantization["version"], quantization["matrices"]) == MATRICES
+    assert original_config(config) == original
+    assert not is_compressed(original)
+    assert not is_compressed({"quantization_config": {"quant_method": "gptq"}})
+
+
+def test_the_hint_says_what_to_install_and_what_to_import_and_is_no_weight_file() -> None:
+    assert "pip install layerlens" in LOADING_HINT
+    assert "import layerlens" in LOADING_HINT
+    assert not LOADING_HINT.endswith((".safetensors", ".json", ".bin"))
+
+
+def test_the_hint_is_put_back_where_transformers_left_it_out(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    restore_hint(path)
+    assert json.loads(path.read_text(encoding="utf-8")) == {"model_type": "gpt2", "transformers_weights": LOADING_HINT}
+
+
+def test_another_version_and_damaged_entries_are_named() -> None:
+    with pytest.raises(ManifestError, match="version 2 of the format, this LayerLens reads 1"):
+        read_matrices(2, {})
+    with pytest.raises(ManifestError, match=r"quantization_config, a\.b: out_features"):
+        read_matrices(1, {"a.b": {"scheme": integer(4).model_dump(), "in_features": 4}})

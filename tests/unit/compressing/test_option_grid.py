@@ -1,0 +1,42 @@
+"""Ranks that fit the matrix and pay, and fixed ranks that are always there."""
+
+from __future__ import annotations
+
+import pytest
+
+from layerlens.artifacts.formats import integer, low_rank, size_bytes
+from layerlens.compressing.option_grid import OptionGrid
+
+SHAPES = [(256, 256), (128, 256), (768, 256), (256, 768), (2048, 2048), (4096, 11008), (64, 172), (10, 40), (6144, 256)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ranks_are_steps_of_16_up_to_the_bytes_of_int8(shape: tuple[int, int]) -> None:
+    grid = OptionGrid()
+    ranks = grid.ranks(*shape)
+    assert ranks == sorted(set(ranks))
+    assert len(ranks) <= 12
+    limit = size_bytes(integer(8), *shape, 1)
+    assert all(rank % 16 == 0 and rank <= min(shape) for rank in ranks)
+    assert all(size_bytes(low_rank(rank, 8), *shape, 1) <= limit for rank in ranks)
+    most = max((r for r in range(16, min(shape) + 1, 16) if size_bytes(low_rank(r, 8), *shape, 1) <= limit), default=None)
+    assert ranks[-1:] == ([] if most is None else [most])
+    for bits in (16, 8, 4):
+        schemes = grid.factor_schemes(ranks, bits, *shape)
+        assert all(size_bytes(scheme, *shape, 1) <= limit for scheme in schemes)
+
+
+def test_corrections_stay_small() -> None:
+    grid = OptionGrid()
+    assert [scheme.rank for scheme in grid.corrections(3, 2048, 2048)] == [16, 32, 64, 128]
+    assert [scheme.rank for scheme in grid.corrections(3, 128, 256)] == [16, 32]
+    assert grid.corrections(3, 32, 256) == []
+
+
+def test_a_rank_that_was_asked_for_is_there_whatever_it_costs() -> None:
+    grid = OptionGrid(extra_ranks=(250, 100))
+    ranks = grid.ranks(256, 256)
+    assert {112, 256} <= set(ranks)
+    assert {scheme.rank for scheme in grid.factor_schemes(ranks, 16, 256, 256)} >= {112, 256}
+    # Above the matrix there is nothing.
+    assert 256 not in grid.ranks(128, 256)

@@ -1,0 +1,18 @@
+"""Paths as they are typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from layerlens.config import path_beside
+
+
+def test_a_path_beside_a_folder_bears_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert path_beside(Path("runs/small"), ".curves") == Path("runs/small.curves")
+    assert path_beside(Path("small.v1/"), "-dense") == Path("small.v1-dense")
+    (tmp_path / "here" / "inside").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "inside")
+    assert path_beside(Path(), ".curves") == tmp_path / "here" / "inside.curves"
+    assert path_beside(Path(".."), ".curves") == tmp_path / "here.curves"
