@@ -27,6 +27,7 @@ class OptionGrid:
         extra_ranks: Ranks beside those of the list, as a fixed rank asks for; rounded up to whole steps.
         damping: Ridge on the input Gram of second-order rounding, as a share of its mean eigenvalue.
         output_damping: The same of the output Gram.
+        sweeps: Times that codes and scales descend together after rounding.
         two_sided_widths: Widths at which second-order rounding makes a row's error good in other rows too, where the output Gram
             is known in full: about half the loss, for five times the time.
     """
@@ -36,8 +37,9 @@ class OptionGrid:
     factor_bits: tuple[int, ...] = FACTOR_BITS
     corrected_widths: tuple[int, ...] = (4, 3, 2)
     extra_ranks: tuple[int, ...] = ()
-    damping: float = 0.01
-    output_damping: float = 0.01
+    damping: float = 0.03
+    output_damping: float = 0.03
+    sweeps: int = 2
     two_sided_widths: tuple[int, ...] = WIDTHS
 
     def ranks(self, out_features: int, in_features: int) -> list[int]:

@@ -110,7 +110,7 @@ class _Solver:
     def _second_order(self, bits: int, inputs: InputFeedback, outputs: OutputFeedback | None) -> Iterator[Option]:
         scheme = integer(bits, self.grid.group_size)
         rows = outputs if bits in self.grid.two_sided_widths else None
-        codes = second_order_rounding(self.weight, inputs, bits, self.grid.group_size, output_gram=rows)
+        codes = second_order_rounding(self.weight, inputs, bits, self.grid.group_size, output_gram=rows, sweeps=self.grid.sweeps)
         self.tensors |= {f"{scheme.name}.{name}": values for name, values in stored(scheme, codes=codes).items()}
         error = dequantise(codes).sub_(self.weight)
         yield self._option(scheme, Rounding.SECOND_ORDER, self.pricer.errors(error))

@@ -328,7 +328,7 @@ class _Compression:
         numbers = sum(prod(header.shape) for header in self.checkpoint.tensors.values())
         if config.effort == "full" or (config.effort == "auto" and numbers <= _FULL_EFFORT):
             return grid
-        return replace(grid, two_sided_widths=(), corrected_widths=())
+        return replace(grid, two_sided_widths=(), corrected_widths=(), sweeps=0)
 
     def _curves_identity(self) -> dict[str, Any]:
         return {
