@@ -24,7 +24,7 @@ from layerlens.streaming.boundaries import fewest_slots, most_slots
 from layerlens.streaming.memory_guard import BASE_BYTES
 
 #: What the C library holds on to between two uses, and what the estimates below leave out.
-_SLACK_BYTES = 72 << 20
+_SLACK_BYTES = 88 << 20
 #: Tokens that run through a language model's head together, at most: more make no product faster.
 _LOSS_TOKENS = 256
 

@@ -135,7 +135,14 @@ class _Run(StreamedCalibration):
         arrays |= {f"gain/{layer}": curve for layer, curve in measures.curves.items()}
         with self.stages.timed("timing"):
             typical = self.typical(self.settings.tokens_at_once)
-            timing = time_blocks(self.model, self.data.task, typical, holds_weights=self.settings.holds_weights)
+            timing = time_blocks(
+                self.model,
+                self.data.task,
+                typical,
+                holds_weights=self.settings.holds_weights,
+                loss_tokens=self.settings.loss_tokens,
+            )
+        self.guard.check()
         counted = count_activations(self.model, typical)
         measured = Measured(
             measures=measures,

@@ -29,7 +29,9 @@ _REPEATS = 3
 _LONG_SECONDS = 2.0
 
 
-def time_blocks(model: StreamedModel, task: Task, samples: Samples, *, holds_weights: bool) -> Timing:
+def time_blocks(
+    model: StreamedModel, task: Task, samples: Samples, *, holds_weights: bool, loss_tokens: int | None = None
+) -> Timing:
     """Time one batch through a block of each shape and through what surrounds the blocks.
 
     A weight's gradient is computed in slices and let go, so its time is in the backward seconds and its memory is not.
@@ -39,6 +41,7 @@ def time_blocks(model: StreamedModel, task: Task, samples: Samples, *, holds_wei
         task: Its loss.
         samples: One batch, from `typical_part`.
         holds_weights: Keep the weights of the block at hand in memory, as the pass does.
+        loss_tokens: Padded tokens that run through the head together, as in the pass; the batch takes so many times as long.
     """
     part = next(samples.parts())
     by_shape: dict[Any, BlockTiming] = {}
@@ -57,7 +60,9 @@ def time_blocks(model: StreamedModel, task: Task, samples: Samples, *, holds_wei
     with frozen(model.model):
         for parameter in model.model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        outside = _medians(lambda: _outside_pass(model, task, samples, part))
+        few = next(samples.parts(loss_tokens))
+        repeats = samples.shapes[0][0] / (few.samples.stop - few.samples.start)
+        outside = [repeats * seconds for seconds in _medians(lambda: _outside_pass(model, task, samples, few))]
     for parameter in model.model.parameters():
         parameter.grad = None
     num_samples, tokens, _ = samples.shapes[0]
