@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from layerlens.compressing.calibration_samples import CalibrationSamples, Tokens, num_predictions
+from layerlens.compressing.layer_moments import LayerMoments
 from layerlens.compressing.matrices import Matrix, Place
-from layerlens.compressing.moment_capture import LayerMoments, MomentCapture, as_sequences
+from layerlens.compressing.moment_capture import MomentCapture, as_sequences
 from layerlens.compressing.outside_moments import OutputCapture, OutputMoments, TableMoments
 from layerlens.errors import NotFiniteError, UnsupportedModelError
 from layerlens.models.first_not_finite import first_not_finite_layer

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from layerlens.compressing.calibration_samples import CalibrationSamples
-from layerlens.compressing.input_moments import input_moment_bytes
+from layerlens.compressing.layer_moments import input_moment_bytes, layer_moment_bytes
 from layerlens.compressing.matrices import Matrix, Place
-from layerlens.compressing.moment_sums import MOST_FULL, held_bytes, moment_bytes
+from layerlens.compressing.moment_sums import MOST_FULL
 from layerlens.errors import ConfigError
 from layerlens.linalg.gram import gram_bytes
 from layerlens.models.streamed.load import StreamedModel
@@ -78,11 +78,8 @@ def input_groups(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
 
 def group_bytes(group: Sequence[Matrix]) -> int:
     """Bytes of the sums of matrices that read the same input."""
-    outputs = sum(
-        moment_bytes(matrix.out_features, is_full=matrix.out_features <= MOST_FULL) + held_bytes(matrix.out_features)
-        for matrix in group
-    )
-    return input_moment_bytes(group[0].in_features) + outputs
+    own = sum(layer_moment_bytes(matrix.out_features, matrix.in_features) for matrix in group)
+    return input_moment_bytes(group[0].in_features) + own
 
 
 def work_bytes(matrix: Matrix) -> int:

@@ -3,7 +3,8 @@
 table   y = row of token i. With ĝ = the sum of a sample's gradients at all places of token i, an error δ_i of row i costs
         ½ Σ_i w_i δ_iᵀ B δ_i: B = Σ ĝ ĝᵀ / predictions, w_i = row i's share of Σ ‖ĝ‖²
 output  z = W h, p = softmax(z): an error of row i alone costs ½ mean(p_i (1 − p_i) (δ_iᵀ h)²), the exact curvature of the
-        cross entropy, taken as ½ d_i δ_iᵀ A δ_i with d_i = mean p_i (1 − p_i) and A = mean h hᵀ
+        cross entropy, taken by its marginals as ½ d_i δ_iᵀ A δ_i: with s = Σ_i p_i (1 − p_i) of a token,
+        d_i = mean ‖h‖² p_i (1 − p_i) and A = Σ s h hᵀ / Σ s ‖h‖²
 
 Rows are priced one by one, because errors of different rows are independent. Rows that no calibration token used get, together,
 the share of the tokens that were seen only once: so likely is a new text's next token to be one of them (Good, 1953).
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from layerlens.compressing.calibration_samples import Tokens
-from layerlens.compressing.moment_sums import MomentSum
+from layerlens.compressing.moment_sums import FittedSum, HeldRoot, squares
 from layerlens.data.example import Batch
 from layerlens.data.padding import IGNORED_LABEL
 
@@ -32,13 +33,15 @@ class TableMoments:
     """What the pass finds out about an embedding table.
 
     Attributes:
-        gradients: Of ĝ, one row for each token of a sample.
+        fitted: Of ĝ, one row for each token of a sample.
+        held: The same of held-out samples.
+        square_sum: Σ ‖ĝ‖² over all samples.
         energies: Σ ‖ĝ‖² of each row of the table.
         counts: Samples that used each row.
     """
 
     def __init__(self, num_rows: int, features: int) -> None:
-        self.gradients = MomentSum(features, is_full=True)
+        self.fitted, self.held, self.square_sum = FittedSum(features, is_full=True), HeldRoot(features), 0.0
         self.energies = torch.zeros(num_rows, dtype=torch.float64)
         self.counts = torch.zeros(num_rows, dtype=torch.long)
 
@@ -50,7 +53,9 @@ class TableMoments:
         keys, place = torch.unique(samples[wanted] * len(self.counts) + ids[wanted], return_inverse=True)
         summed = gradient.new_zeros(len(keys), gradient.shape[-1]).index_add_(0, place, gradient[wanted])
         rows, is_held = keys % len(self.counts), tokens.is_held[keys // len(self.counts)]
-        self.gradients.add(summed[~is_held], summed[is_held], (*tokens.seed, 0))
+        self.fitted.add(summed[~is_held])
+        self.held.add(summed[is_held], (*tokens.seed, 0))
+        self.square_sum += squares(summed)
         self.energies.index_add_(0, rows, summed.double().square().sum(-1))
         self.counts.index_add_(0, rows, torch.ones_like(rows))
 
@@ -82,40 +87,43 @@ class OutputMoments:
         features: Width of the hidden state.
 
     Attributes:
-        inputs: Of h at the tokens that predict.
-        row_sums: Σ over these tokens of p_i (1 − p_i).
-        joint: Σ ‖h‖² Σ_i p_i (1 − p_i).
+        fitted: Σ s h hᵀ of the samples that are fitted to.
+        held: The same of held-out samples.
+        inputs: Root of the held-out Σ h hᵀ.
+        row_sums: Σ ‖h‖² p_i (1 − p_i).
+        num_tokens: Tokens that predict.
     """
 
     def __init__(self, num_rows: int, features: int) -> None:
-        self.inputs = MomentSum(features, is_full=True)
+        self.fitted, self.held, self.inputs = FittedSum(features, is_full=True), HeldRoot(features), HeldRoot(features)
         self.row_sums = torch.zeros(num_rows, dtype=torch.float64)
-        self.joint = 0.0
+        self.num_tokens = 0
 
     def add(
         self,
         inputs: Float[Tensor, "samples tokens features"],
-        squares: Float[Tensor, " rows"],
-        row_energies: Float[Tensor, "samples tokens"],
+        row_sums: Float[Tensor, " rows"],
+        energies: Float[Tensor, "samples tokens"],
         tokens: Tokens,
     ) -> None:
         """Take a part in.
 
         Args:
             inputs: h.
-            squares: Σ over the tokens that predict of the diagonal of each one's curvature.
-            row_energies: The sum of that diagonal for each token; zero where nothing is predicted.
+            row_sums: Σ ‖h‖² p_i (1 − p_i) over the tokens that predict.
+            energies: s of each token; zero where nothing is predicted.
             tokens: Of these, the tokens that predict.
         """
-        self.inputs.add(*tokens.split(inputs), (*tokens.seed, 0))
-        self.row_sums += squares.double()
-        self.joint += float((row_energies * inputs.square().sum(-1)).sum(dtype=torch.float64))
+        fitted, held = tokens.split(inputs * energies.sqrt()[..., None])
+        self.fitted.add(fitted)
+        self.held.add(held, (*tokens.seed, 0))
+        self.inputs.add(tokens.split(inputs)[1], (*tokens.seed, 1))
+        self.row_sums += row_sums.double()
+        self.num_tokens += len(fitted) + len(held)
 
     def row_weights(self) -> Float[Tensor, " rows"]:
-        """d, at the size that gives B ⊗ A the trace of the exact curvature."""
-        trace = float(self.row_sums.sum()) * self.inputs.square_sum
-        count = self.inputs.num_rows
-        return (self.row_sums * (self.joint / trace if trace > 0 else 0.0)).float() if count else self.row_sums.float()
+        """d."""
+        return (self.row_sums / max(1, self.num_tokens)).float()
 
 
 class OutputCapture:
@@ -156,14 +164,16 @@ class OutputCapture:
         predicts = predicting_tokens(batch)
         own = Tokens(predicts, tokens.is_held, tokens.seed)
         if output.shape == logits.shape and output.data_ptr() == logits.data_ptr():
-            squares, energies = softmax_curvature(output, predicts)
+            row_sums, energies = softmax_curvature(output, inputs.square().sum(-1), predicts)
         elif self._gradient is not None:
             # Logits that were scaled or capped: the gradient's own squares, at the labels that were drawn.
             gradient = self._gradient * predicts[..., None]
-            squares, energies = gradient.square().sum((0, 1)), gradient.square().sum(-1)
+            own_squares = gradient.square()
+            row_sums = torch.einsum("str,st->r", own_squares, inputs.square().sum(-1))
+            energies = own_squares.sum(-1)
         else:
             return
-        self.moments.add(inputs, squares, energies, own)
+        self.moments.add(inputs, row_sums, energies, own)
         self._call = self._gradient = None
 
 
@@ -176,15 +186,17 @@ def predicting_tokens(batch: Batch) -> Bool[Tensor, "samples tokens"]:
 
 
 def softmax_curvature(
-    logits: Float[Tensor, "samples tokens rows"], predicts: Bool[Tensor, "samples tokens"]
+    logits: Float[Tensor, "samples tokens rows"],
+    sizes: Float[Tensor, "samples tokens"],
+    predicts: Bool[Tensor, "samples tokens"],
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "samples tokens"]]:
-    """Σ over predicting tokens of p_i (1 − p_i), and each token's sum of it over i; a few tokens at a time in float32."""
-    squares, energies = logits.new_zeros(logits.shape[-1], dtype=torch.float32), torch.zeros(predicts.shape)
+    """Σ over predicting tokens of size · p_i (1 − p_i), and each token's sum of p_i (1 − p_i); a few tokens at a time."""
+    row_sums, energies = torch.zeros(logits.shape[-1]), torch.zeros(predicts.shape)
     places = predicts.nonzero()
     for start in range(0, len(places), _SOFTMAX_ROWS):
         samples, tokens = places[start : start + _SOFTMAX_ROWS].T
         p = logits[samples, tokens].float().softmax(-1)
         curvature = p * (1.0 - p)
-        squares += curvature.sum(0)
+        row_sums += sizes[samples, tokens] @ curvature
         energies[samples, tokens] = curvature.sum(-1)
-    return squares, energies
+    return row_sums, energies

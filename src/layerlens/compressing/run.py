@@ -215,7 +215,7 @@ class _Run:
         if matrix.layer not in found.layers:
             return idle_sensitivity(matrix.out_features, matrix.in_features)
         moments = found.layers[matrix.layer]
-        return layer_sensitivity(moments, moments.inputs.seen(), found.num_predictions)
+        return layer_sensitivity(moments, moments.inputs.held.root(1.0), found.num_predictions)
 
     def _backward(self, journal: Journal, passing: CalibrationPass, jobs: MatrixJobs, group: int, block: int) -> None:
         """Solve one block's layers; the gradient by its input goes to the store."""
@@ -233,13 +233,18 @@ class _Run:
                 self.slots.gradient(block, _LABELS) if is_wanted else None,
                 [matrix.layer for matrix in sweep],
             )
-            for readers in _by_input([(matrix, moments[matrix.layer].inputs) for matrix in sweep]):
-                seen = moments[readers[0].layer].inputs.seen()
-                for matrix in readers:
-                    sensitivity = layer_sensitivity(moments.pop(matrix.layer), seen, num_predictions)
-                    jobs.add(matrix, self._weight(matrix), sensitivity, readers[0].layer)
-                    self.guard.check()
-                    self.guard.trim()
+            leaders: dict[int, str] = {}
+            roots: dict[int, Tensor] = {}
+            for matrix in sweep:
+                found = moments.pop(matrix.layer)
+                shared = id(found.inputs)
+                if shared not in roots:
+                    leaders[shared], roots[shared] = matrix.layer, found.inputs.held.root(1.0)
+                sensitivity = layer_sensitivity(found, roots[shared], num_predictions)
+                del found
+                jobs.add(matrix, self._weight(matrix), sensitivity, leaders[shared])
+                self.guard.check()
+                self.guard.trim()
         self._save(journal, f"block-{block}", jobs.finish(), {})
 
     def _table(self, journal: Journal, passing: CalibrationPass, jobs: MatrixJobs) -> None:
@@ -291,11 +296,3 @@ def _slot(slot: int | None) -> int:
     if slot is None:
         raise AssertionError("only the first boundary has no slot")
     return slot
-
-
-def _by_input(readers: Sequence[tuple[Matrix, object]]) -> list[list[Matrix]]:
-    """Matrices whose inputs have one and the same sum, together."""
-    groups: dict[int, list[Matrix]] = {}
-    for matrix, inputs in readers:
-        groups.setdefault(id(inputs), []).append(matrix)
-    return list(groups.values())

@@ -1,19 +1,12 @@
 """What an error in one matrix costs: ½ tr(B E A Eᵀ) nats for each prediction, with A and B to fit by and thin roots to price by.
 
-K-FAC with expansion: with y_t = W x_t, g_t the gradient of the sum of a sample's negative log-likelihoods at labels drawn from
-the model, and n predictions in all,
+A prediction is a token of a language model, a sample of a classifier or regression, the start or end of an answer. With the
+gradients of the sums of samples' negative log-likelihoods, at labels drawn from the model, and n predictions in all,
 
-    KL for each prediction ≈ ½ tr(B ΔW Ã ΔWᵀ) + ½ tr(B̄ ΔW M ΔWᵀ)
+    KL for each prediction ≈ 1 / 2n · Σ over samples of ⟨E, G_s⟩² ≈ ½ tr(B E A Eᵀ)
 
-    Ã = mean over tokens of x̃ x̃ᵀ        B ∝ Σ_t g_t g_tᵀ                 tokens of a sample act each for itself: expansion
-    M = mean over samples of m mᵀ        B̄ ∝ Σ over samples of ĝ ĝᵀ       they act as one, ĝ = Σ_t g_t:         reduction
-
-with x_t = m + x̃_t (`input_moments`). A prediction is a token of a language model, a sample of a classifier or regression, the
-start or end of an answer. The sizes of B and B̄ are such that both traces together are that of the exact Fisher matrix,
-Σ over samples of ‖Σ_t g_t x_tᵀ‖² / n, in the proportion of their own: an error without any preferred direction is priced
-rightly in expectation. Codes and factors are fitted with B and the mean of Ã and M, weighted as they count.
-
-Sources: Martens, Grosse (2015), arXiv 1503.05671; expansion and reduction: Eschenhagen et al. (2023), arXiv 2311.00636.
+where tr B tr A = Σ ‖G_s‖² / n, the trace of the exact Fisher matrix, and both are its marginals (`layer_moments`). What codes
+and factors are fitted by has no size: only its directions count there.
 """
 
 from __future__ import annotations
@@ -25,8 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerlens.compressing.input_moments import SeenInput
-from layerlens.compressing.moment_capture import LayerMoments
+from layerlens.compressing.layer_moments import LayerMoments
 from layerlens.compressing.outside_moments import OutputMoments, TableMoments
 
 
@@ -67,22 +59,19 @@ class Sensitivity:
         return not any(bool(term.left.any()) and bool(term.right.any()) for term in self.terms)
 
 
-def layer_sensitivity(moments: LayerMoments, seen: SeenInput, num_predictions: float) -> Sensitivity:
-    """Of a layer that reads an input; the sums of its gradients are given away."""
-    parts = moments.within_trace + moments.means_trace
-    # What the two parts have in common, in expectation over errors without a direction.
-    common = max(0.0, moments.fisher_trace) / (parts * num_predictions) if parts > 0 else 0.0
-    within = moments.within_trace * common / seen.within_trace if seen.within_trace > 0 else 0.0
-    means = moments.means_trace * common / seen.means_trace if seen.means_trace > 0 else 0.0
-    terms = [PriceTerm(moments.gradients.sized_root(within), seen.within_root)]
-    if means > 0:
-        terms.append(PriceTerm(moments.sums.root(means), seen.means_root))
-    return Sensitivity(
-        input_gram=seen.gram(within, means),
-        output_gram=moments.gradients.sized_moments(within),
-        terms=tuple(terms),
-        inputs=seen.root,
-    )
+def layer_sensitivity(
+    moments: LayerMoments, inputs: Float[Tensor, "_ in_features"] | None, num_predictions: float
+) -> Sensitivity:
+    """Of a layer.
+
+    Args:
+        moments: Given away.
+        inputs: Root of the held-out inputs, for the error of the outputs.
+        num_predictions: Predictions of all samples.
+    """
+    input_gram, output_gram = moments.grams()
+    left, right = moments.roots(moments.fisher_trace / num_predictions)
+    return Sensitivity(input_gram, output_gram, (PriceTerm(left, right),), inputs=inputs)
 
 
 def idle_sensitivity(out_features: int, in_features: int) -> Sensitivity:
@@ -93,26 +82,23 @@ def idle_sensitivity(out_features: int, in_features: int) -> Sensitivity:
 
 def table_sensitivity(moments: TableMoments, num_predictions: float) -> Sensitivity:
     """Of an embedding table: rows weigh by their gradients, and B takes the place of the inputs' Gram."""
-    weights = moments.row_weights()
-    right = moments.gradients.root(num_predictions)
+    weights, trace = moments.row_weights(), moments.square_sum / num_predictions
     return Sensitivity(
-        input_gram=moments.gradients.moments(num_predictions),
+        input_gram=moments.fitted.moments(trace),
         output_gram=weights,
-        terms=(PriceTerm(weights, right),),
+        terms=(PriceTerm(weights, moments.held.root(trace)),),
         seen_rows=moments.row_shares(),
     )
 
 
 def output_sensitivity(moments: OutputMoments) -> Sensitivity:
     """Of a language model's output matrix."""
-    num_tokens = max(1, moments.inputs.num_rows)
     weights = moments.row_weights()
-    right = moments.inputs.root(num_tokens)
     return Sensitivity(
-        input_gram=moments.inputs.moments(num_tokens),
+        input_gram=moments.fitted.moments(1.0),
         output_gram=weights,
-        terms=(PriceTerm(weights, right),),
-        inputs=right,
+        terms=(PriceTerm(weights, moments.held.root(1.0)),),
+        inputs=moments.inputs.root(1.0),
     )
 
 

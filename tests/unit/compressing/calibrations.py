@@ -149,7 +149,7 @@ def sensitivities(
                 found[matrix.layer] = matrix, output_sensitivity(heads.outputs[matrix.layer])
             elif matrix.layer in heads.layers:
                 moments = heads.layers[matrix.layer]
-                sensitivity = layer_sensitivity(moments, moments.inputs.seen(), heads.num_predictions)
+                sensitivity = layer_sensitivity(moments, moments.inputs.held.root(1.0), heads.num_predictions)
                 found[matrix.layer] = matrix, sensitivity
             elif matrix.place is Place.HEAD:
                 found[matrix.layer] = matrix, idle_sensitivity(matrix.out_features, matrix.in_features)
@@ -158,12 +158,9 @@ def sensitivities(
             layers = [matrix.layer for matrix in mine]
             gradients = slots.gradient(block + 1, "true"), slots.gradient(block, "true")
             taken = passing.backward(block, slots.inside(block, block), *gradients, layers)
-            seen = {}
             for matrix in mine:
                 moments = taken[matrix.layer]
-                if id(moments.inputs) not in seen:
-                    seen[id(moments.inputs)] = moments.inputs.seen()
-                sensitivity = layer_sensitivity(moments, seen[id(moments.inputs)], heads.num_predictions)
+                sensitivity = layer_sensitivity(moments, moments.inputs.held.root(1.0), heads.num_predictions)
                 found[matrix.layer] = matrix, sensitivity
         for matrix in matrices:
             if matrix.place in (Place.TABLE, Place.TIED):

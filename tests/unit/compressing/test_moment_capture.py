@@ -48,7 +48,7 @@ def inputs() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("is_ghost", [True, False])
 @pytest.mark.parametrize("parts", [1, 4])
-def test_moments_and_traces_are_those_of_per_sample_gradients(
+def test_fisher_traces_are_those_of_per_sample_gradients(
     monkeypatch: pytest.MonkeyPatch, inputs: tuple[Tensor, Tensor], is_ghost: bool, parts: int
 ) -> None:
     monkeypatch.setattr(moment_capture, "is_ghost_cheaper_alone", lambda *_: is_ghost)
@@ -63,13 +63,31 @@ def test_moments_and_traces_are_those_of_per_sample_gradients(
             own = x[sample, mask[sample]]
             (gradient,) = torch.autograd.grad(plain(own).pow(3).sum(), layer.weight)
             traces += float(gradient.square().sum())
-        found = capture.moments[name]
-        assert found.fisher_trace == pytest.approx(traces, rel=1e-4)
-        assert found.inputs.num_rows == found.gradients.num_rows == int(mask.sum())
-        c = found.correlation()
-        assert c * found.inputs.square_sum * found.gradients.square_sum / int(mask.sum()) == pytest.approx(traces, rel=1e-4)
-    real = x[mask]
-    assert capture.moments["first"].inputs.square_sum == pytest.approx(float(real.square().sum()), rel=1e-5)
+        assert capture.moments[name].fisher_trace == pytest.approx(traces, rel=1e-4)
+
+
+def test_padding_and_the_way_a_batch_is_cut_change_nothing(inputs: tuple[Tensor, Tensor]) -> None:
+    x, mask = inputs
+    grams = []
+    for values, parts in ((x, 1), (torch.where(mask[..., None], x, 7.0), 4)):
+        model = Pair().requires_grad_(False)
+        capture = MomentCapture(dict(model.named_children()))
+        run(capture, model, values, mask, parts=parts)
+        grams.append({name: moments.grams() for name, moments in capture.moments.items()})
+    for name, (A, B) in grams[0].items():
+        torch.testing.assert_close(A, grams[1][name][0], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(B, grams[1][name][1], rtol=1e-4, atol=1e-6)
+
+
+def test_the_root_of_an_input_is_that_of_its_held_out_real_tokens(inputs: tuple[Tensor, Tensor]) -> None:
+    x, mask = inputs
+    model = Pair().requires_grad_(False)
+    capture = MomentCapture(dict(model.named_children()))
+    run(capture, model, x, mask)
+    held = torch.arange(SAMPLES) % 4 == 3
+    rows = x[held][mask[held]]
+    root = capture.moments["first"].inputs.held.root(float(rows.square().sum()))
+    torch.testing.assert_close(root.T @ root, rows.T @ rows, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_that_read_one_tensor_share_its_sum(inputs: tuple[Tensor, Tensor]) -> None:
