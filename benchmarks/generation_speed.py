@@ -1,0 +1,277 @@
+"""Batch-1 generation from compressed folders against dense bfloat16, and the memory that their weights take against the plan.
+
+    python benchmarks/generation_speed.py [--formats all | int8,int4,lr256x8,…] [--tokens 32] [--repeats 5] [--threads 1]
+                                          [--out runs/benchmarks/generation_speed.json]
+    python benchmarks/generation_speed.py --show          (prints the table of what is measured)
+
+The model has Llama's shape (10 blocks, width 1,024, MLP 2,816, 16 heads, 8 key/value heads, vocabulary 32,000, tied embeddings;
+151 M parameters) with weights drawn from a seed: speed and memory depend on shapes and types alone. Every matrix of a folder has
+the same format, written by the code that `layerlens compress` writes with; where that is low-rank, the embedding has codes of
+its factors' width, and factors are drawn too. Rows are processes of their own: the folder is loaded by `from_pretrained`,
+generates greedily, then takes turns with the dense model, so that a busy machine slows both. Medians over the runs, prompt of 16
+tokens included; formats without a kernel (decoded on use) generate fewer tokens and are shown for completeness.
+
+"plan" is what a plan counts, the bytes of the folder's tensors; "in memory" the bytes of all parameters and buffers after
+generation, when weights have the form that the kernels want. "anonymous" and "file" say how much larger the process became by
+loading and generating (the dense model is loaded later): memory of its own, activations, caches and what the allocator holds back
+included, and pages of the mapped folder, which the system can take back. Bytes in MB of a million.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from layerlens.artifacts.formats import Format, Scheme, integer, integer_low_rank, low_rank, size_bytes
+
+FOLDER = Path("runs/benchmarks/generation_speed")
+GROUP_SIZE = 64
+FORMATS: dict[str, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        *(integer(bits, GROUP_SIZE) for bits in (8, 7, 6, 5, 4, 3, 2)),
+        *(low_rank(256, bits, GROUP_SIZE) for bits in (16, 8, 4)),
+        *(integer_low_rank(bits, 32, 8, GROUP_SIZE) for bits in (4, 3, 2)),
+    )
+}
+#: Formats whose every part has a kernel (bfloat16 factors have torch's own): here a speed is promised.
+HAS_KERNEL = {"lr256x16", "int8", "int4", "lr256x8", "lr256x4", "int4+lr32x8"}
+PROMPT_TOKENS, FEW_TOKENS, FEW_REPEATS = 16, 4, 2
+SPEED_REACH, SPEED_GOAL = 1.0, 1.5
+MEMORY_REACH, MEMORY_GOAL = 0.10, 0.02
+
+
+def dense_folder() -> Path:
+    """The dense model, written once."""
+    import torch
+    import transformers
+
+    folder = FOLDER / "dense"
+    if (folder / "config.json").exists():
+        return folder
+    config = transformers.LlamaConfig(
+        hidden_size=1024,
+        intermediate_size=2816,
+        num_hidden_layers=10,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        vocab_size=32_000,
+        max_position_embeddings=1024,
+        pad_token_id=0,
+        tie_word_embeddings=True,
+        dtype="bfloat16",
+    )
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def written(name: str) -> tuple[Path, int]:
+    """Write the folder of a format anew; returns it with the plan's bytes."""
+    from layerlens.artifacts.profile import TaskInfo
+    from layerlens.compressing.matrices import checkpoint_size, matrices_of, read_matrix
+    from layerlens.compressing.write_folder import ChosenMatrix, write_folder
+    from layerlens.models.checkpoint import open_checkpoint
+    from layerlens.models.streamed.load import load_streamed_model
+    from layerlens.words import Role, TaskKind
+
+    checkpoint = open_checkpoint(str(dense_folder()))
+    model = load_streamed_model(checkpoint, TaskInfo(kind=TaskKind.CAUSAL_LM), seed=0)
+    matrices = matrices_of(model)
+    chosen = [
+        ChosenMatrix(
+            layer=matrix.layer,
+            tensor=matrix.tensor,
+            scheme=_embedding_scheme(FORMATS[name]) if matrix.role is Role.EMBEDDING else FORMATS[name],
+            out_features=matrix.out_features,
+            in_features=matrix.in_features,
+            copies=matrix.copies,
+        )
+        for matrix in matrices
+    ]
+    planned = checkpoint_size(model, matrices).other_bytes
+    planned += sum(size_bytes(each.scheme, each.out_features, each.in_features, 2) for each in chosen)
+
+    def tensors() -> Iterator[tuple[str, dict[str, Any]]]:
+        for each, matrix in zip(chosen, matrices, strict=True):
+            yield each.layer, _stored(each.scheme, read_matrix(model, matrix).float())
+
+    folder = FOLDER / name
+    shutil.rmtree(folder, ignore_errors=True)
+    assert write_folder(folder, checkpoint, chosen, tensors()) == planned
+    model.state.reader.close()
+    return folder, planned
+
+
+def _embedding_scheme(scheme: Scheme) -> Scheme:
+    if scheme.format is Format.LOW_RANK:
+        return integer(scheme.factor_bits, GROUP_SIZE) if scheme.factor_bits < 16 else Scheme(format=Format.KEEP)
+    return scheme if scheme.format is Format.INTEGER else integer(scheme.bits, GROUP_SIZE)
+
+
+def _stored(scheme: Scheme, weight: Any) -> dict[str, Any]:
+    """A matrix in a format; factors are drawn, of about the matrix's own size."""
+    import torch
+
+    from layerlens.compressing.stored_matrix import stored
+    from layerlens.linalg.nearest_rounding import round_to_nearest
+
+    tensors: dict[str, Any] = {}
+    if not scheme.format.has_codes and not scheme.format.has_factors:
+        return stored(scheme, weight=weight.bfloat16())
+    if scheme.format.has_codes:
+        codes = round_to_nearest(weight, scheme.bits, scheme.group_size)
+        tensors |= stored(integer(scheme.bits, scheme.group_size), codes=codes)
+    if scheme.format.has_factors:
+        size = float(weight.std()) ** 0.5 / scheme.rank**0.25
+        up, down = (size * torch.randn(scheme.rank, side) for side in weight.shape)
+        tensors |= stored(low_rank(scheme.rank, scheme.factor_bits, scheme.group_size), up=up, down=down)
+    return tensors
+
+
+def measured_row(name: str, tokens: int, repeats: int, threads: int) -> dict[str, Any]:
+    """One format; runs in a process of its own."""
+    import torch
+    import transformers
+
+    import layerlens  # noqa: F401  (transformers knows the format by it)
+    from layerlens.evaluation.generation import generation_speed, weight_bytes
+
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    is_fast = name in HAS_KERNEL
+    prompt = torch.randint(0, 32_000, (1, PROMPT_TOKENS), generator=torch.Generator().manual_seed(0))
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    before = _resident()
+    model = load(FOLDER / name, local_files_only=True).eval()
+    loaded = weight_bytes(model)
+    with torch.inference_mode():
+        model.generate(
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=2, do_sample=False, pad_token_id=0
+        )
+    used, after = weight_bytes(model), _resident()
+    dense = load(FOLDER / "dense", dtype=torch.bfloat16, local_files_only=True).eval()
+    speed = generation_speed(
+        dense,
+        model,
+        prompt,
+        new_tokens=tokens if is_fast else FEW_TOKENS,
+        repeats=repeats if is_fast else FEW_REPEATS,
+    )
+    return {
+        "loaded_bytes": loaded,
+        "used_bytes": used,
+        "anonymous_growth_bytes": after["RssAnon"] - before["RssAnon"],
+        "file_growth_bytes": after["RssFile"] - before["RssFile"],
+        "dense_bytes": weight_bytes(dense),
+        "dense_tokens_per_second": speed.tokens_per_second.before,
+        "tokens_per_second": speed.tokens_per_second.after,
+        "new_tokens": speed.new_tokens,
+        "repeats": speed.repeats,
+        "types": speed.types,
+        "threads": threads,
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def _resident() -> dict[str, int]:
+    """Bytes of this process in memory now, its own and of files."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "RssFile"))}
+
+
+def _tiny() -> Any:
+    """A model of no size, so that code that is imported on first use is not counted as somebody's weights."""
+    import torch
+    import transformers
+
+    config = transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, vocab_size=32_000
+    )
+    return transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
+
+
+def _generate(model: Any, prompt: Any) -> None:
+    import torch
+
+    with torch.inference_mode():
+        model.generate(
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=2, do_sample=False, pad_token_id=0
+        )
+
+
+def show(results: dict[str, Any]) -> None:
+    """One row a format."""
+    any_row = next(iter(results.values()))
+    title = f"dense bfloat16: {any_row['dense_bytes'] / 1e6:.1f} MB; batch 1, {any_row['threads']} thread(s)"
+    table = Table(title=title)
+    columns = ("format", "plan MB", "in memory MB", "÷ plan", "anonymous", "file", "dense tokens/s", "tokens/s", "×", "tokens")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "format" else "right")
+    table.add_column(f"× {SPEED_REACH:g} / {SPEED_GOAL:g}")
+    table.add_column(f"memory {MEMORY_REACH:.0%} / {MEMORY_GOAL:.0%}")
+    for name in (name for name in FORMATS if name in results):
+        row = results[name]
+        ratio = row["tokens_per_second"] / row["dense_tokens_per_second"]
+        over = row["used_bytes"] / row["plan_bytes"] - 1
+        speed = (
+            ("goal" if ratio >= SPEED_GOAL else "yes" if ratio >= SPEED_REACH else "NO") if name in HAS_KERNEL else "no kernel"
+        )
+        table.add_row(
+            name,
+            f"{row['plan_bytes'] / 1e6:.1f}",
+            f"{row['used_bytes'] / 1e6:.1f}",
+            f"{1 + over:.3f}",
+            f"{row['anonymous_growth_bytes'] / 1e6:.0f}",
+            f"{row['file_growth_bytes'] / 1e6:.0f}",
+            f"{row['dense_tokens_per_second']:.1f}",
+            f"{row['tokens_per_second']:.1f}",
+            f"{ratio:.2f}",
+            str(row["new_tokens"]),
+            speed,
+            "goal" if abs(over) <= MEMORY_GOAL else "yes" if abs(over) <= MEMORY_REACH else "NO",
+        )
+    Console(width=150).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--formats", default="all", help=", ".join(FORMATS))
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--show", action="store_true", help="only print what is measured")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/generation_speed.json"))
+    options = parser.parse_args()
+    if options.row:
+        print(json.dumps(measured_row(options.row, options.tokens, options.repeats, options.threads)))
+        return
+    results: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+    names = [] if options.show else list(FORMATS) if options.formats == "all" else options.formats.split(",")
+    for name in names:
+        folder, planned = written(name)
+        command = [sys.executable, __file__, "--row", name, "--tokens", str(options.tokens), "--repeats", str(options.repeats)]
+        command += ["--threads", str(options.threads)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+        told = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+        results[name] = {"plan_bytes": planned, **json.loads(told.splitlines()[-1])}
+        shutil.rmtree(folder)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        print(f"{name}: done", file=sys.stderr)
+    show(results)
+
+
+if __name__ == "__main__":
+    main()
