@@ -24,7 +24,8 @@ from layerlens.streaming.journal import Journal
 from tests.unit.compressing.calibrations import Calibrated, calibrated
 
 #: Few options, so that a run is short.
-OPTIONS = MeasureOptions(grid=OptionGrid(widths=(8, 4, 3), factor_bits=(16, 8), corrected_widths=(3,)), threads=1)
+GRID = OptionGrid(widths=(4, 3), factor_bits=(16, 8), corrected_widths=(3,), two_sided_widths=(3,))
+OPTIONS = MeasureOptions(grid=GRID, threads=1)
 
 
 def measured(case: Calibrated, folder: Path, options: MeasureOptions = OPTIONS) -> Curves:
