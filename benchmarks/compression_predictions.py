@@ -1,8 +1,8 @@
 """Predicted against measured, matrix by matrix: anchored at one option, checked at others.
 
 Every matrix is compressed alone. Its curve was anchored at 3-bit codes on the race's samples; here its neighbours are measured
-on the test's: the codes of one bit more and of one bit less, and factors or corrected codes of about the bytes of 3-bit codes.
-Spearman's correlation is taken over matrices, with anchors and without; where the anchor alone decides, it says so less.
+on every other sample of the test: the codes of one bit more and of one bit less, and factors or corrected codes of about the
+bytes of 3-bit codes. Spearman's correlation is taken over matrices, with anchors and without.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from compression_points import Lab
+from compression_points import TOKENS_AT_ONCE, Lab
 from scipy.stats import spearmanr
 
 from layerlens.artifacts.compression import MatrixCurve, Option, Rounding
 from layerlens.artifacts.formats import Format
+from layerlens.compressing.held_out import held_out_samples
 from layerlens.compressing.outside_blocks import starting_block
 from layerlens.compressing.variant_pass import measure_variants
 from layerlens.compressing.variant_result import VariantResult
 from layerlens.compressing.variants import Variant
 from layerlens.models.threads import threads
+
+#: A matrix alone is measured on every so many of the test's samples: there are many matrices.
+CHECK_EVERY = 2
 
 
 def _codes(bits: int, rounding: Rounding = Rounding.SECOND_ORDER) -> Callable[[MatrixCurve], Option | None]:
@@ -55,7 +59,7 @@ CHECKED: dict[str, Callable[[MatrixCurve], Option | None]] = {
 
 
 def measure_checked(lab: Lab, name: str) -> list[dict[str, Any]]:
-    """Measure each matrix alone at one kind of option, on the test's samples."""
+    """Measure each matrix alone at one kind of option."""
     chosen = [(matrix, option) for matrix in lab.curves.matrices if (option := CHECKED[name](matrix)) is not None]
     with threads(lab.config.threads):
         found = measure_alone(lab, chosen)
@@ -81,7 +85,11 @@ def measure_alone(lab: Lab, chosen: list[tuple[MatrixCurve, Option]]) -> dict[st
         variants.append(Variant(matrix.layer, dict.fromkeys(paths, weight), starting_block(lab.opened.model, paths)))
     if not variants:
         return {}
-    return measure_variants(lab.opened.model, lab.test.samples, variants, work=lab.test.work)
+    chosen_samples = lab.opened.test_samples[::CHECK_EVERY]
+    samples = held_out_samples(
+        lab.opened.model, lab.opened.test, chosen_samples, batch_size=lab.config.batch_size, tokens_at_once=TOKENS_AT_ONCE
+    )
+    return measure_variants(lab.opened.model, samples, variants, work=lab.test.work)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
