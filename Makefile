@@ -23,7 +23,7 @@ help:
 # curvlinops and its backpack ask for torchvision, which has no build for this torch without CUDA and breaks
 # transformers' import; neither needs it for what the tests use, so they come without their own requirements.
 .venv/dev.stamp: .venv/demo.stamp
-	@$(PIP) --editable ".[demo,data,images,track,dev]"
+	@$(PIP) --editable ".[demo,data,images,track,search,ray,quantised,dev]"
 	@$(PIP) --no-deps curvlinops-for-pytorch backpack-for-pytorch
 	@touch $@
 
