@@ -48,13 +48,15 @@ def descend_(
         sweeps: Times that every group is visited.
     """
     features, rows = target.shape
+    if not sweeps or not features:
+        return
     size, step = features // len(scales), rows if row_gram is None else -(-rows // _ROW_BLOCKS)
     blocks = [slice(start, min(rows, start + step)) for start in range(0, rows, step)]
     inverses = [None if row_gram is None else torch.linalg.inv(row_gram[at, at].double()).float() for at in blocks]
     error = (codes.view(len(scales), size, rows) * scales.unsqueeze(1)).view(features, rows).sub_(target)
     product = torch.addmm(error, gram, error, beta=ridge)
     del error
-    for group in list(range(len(scales))) * (sweeps if features else 0):
+    for group in list(range(len(scales))) * sweeps:
         of = slice(group * size, (group + 1) * size)
         squares = gram[of, of] + ridge * torch.eye(size, device=gram.device)
         for at, inverse in zip(blocks, inverses, strict=True):

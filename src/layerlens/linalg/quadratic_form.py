@@ -1,4 +1,6 @@
-"""e A eᵀ of each row e of an error, and tr(B E A Eᵀ), without anything larger than the matrix.
+"""e A eᵀ of each row e of an error, tr(B E A Eᵀ), and how far two errors differ in them, without anything larger than the matrix.
+
+A difference takes one product, f A fᵀ − s A sᵀ = (f − s) A (f + s)ᵀ, and keeps its digits where the two are close.
 
 Products are in the error's type (float32 for less) over 1,024 features at a time; what these give is summed in float64.
 """
@@ -37,6 +39,33 @@ def trace_form(
         rows = slice(start, start + _ROWS_AT_ONCE)
         # (B E) ∘ (E A), a block of rows of each: neither product is ever whole.
         total += (_product(row_gram[rows], error) * _product(error[rows], gram)).sum().item()
+    return total
+
+
+def row_form_differences(
+    first: Float[Tensor, "rows features"], second: Float[Tensor, "rows features"], gram: Float[Tensor, "features features"]
+) -> Float64[Tensor, " rows"]:
+    """f A fᵀ − s A sᵀ of every row f of one error and s of the other; A symmetric."""
+    differences = torch.empty(len(first), dtype=torch.float64, device=first.device)
+    for start in range(0, len(first), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        seen = _product(first[rows] - second[rows], gram)
+        differences[rows] = (seen * (first[rows] + second[rows])).sum(1)
+    return differences
+
+
+def trace_form_difference(
+    first: Float[Tensor, "rows features"],
+    second: Float[Tensor, "rows features"],
+    gram: Float[Tensor, "features features"],
+    row_gram: Float[Tensor, "rows rows"],
+) -> float:
+    """tr(B F A Fᵀ) − tr(B S A Sᵀ), A and B symmetric."""
+    total, apart, both = 0.0, first - second, first + second
+    for start in range(0, len(first), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        seen = _product(row_gram[rows], both)
+        total += (seen * _product(apart[rows], gram)).sum().item()
     return total
 
 

@@ -42,7 +42,7 @@ from layerlens.linalg.nearest_rounding import (
     searched_scales,
     stored_scales,
 )
-from layerlens.linalg.quadratic_form import row_forms, trace_form
+from layerlens.linalg.quadratic_form import row_form_differences, trace_form_difference
 
 #: Scales that are tried by a group's true loss, as factors of the one found by weighted squared error.
 _FACTORS = (1.0, 0.8, 0.85, 0.9, 0.95, 1.03, 1.06, 1.1)
@@ -191,14 +191,13 @@ def _refused(
     """What was found, or nearest rounding where that loses less."""
     gram = inputs.gram[: inputs.features, : inputs.features]
     nearest = round_with_searched_scales(weight, found.bits, found.group_size, gram.diagonal())
-    errors = [dequantise(codes) - weight for codes in (found, nearest)]
+    error, other = (dequantise(codes) - weight for codes in (found, nearest))
     if outputs is not None:
-        rows = outputs.gram[: len(weight), : len(weight)]
-        found_loss, nearest_loss = (
-            trace_form(error[outputs.order], gram, rows) - outputs.ridge * trace_form(error, gram) for error in errors
-        )
-        return found if found_loss <= nearest_loss else nearest
-    is_worse = (row_forms(errors[0], gram) > row_forms(errors[1], gram)).unsqueeze(1)
+        rows = outputs.gram[: len(weight), : len(weight)].clone()
+        rows.diagonal().sub_(outputs.ridge)
+        order = outputs.order
+        return found if trace_form_difference(error[order], other[order], gram, rows) <= 0.0 else nearest
+    is_worse = (row_form_differences(error, other, gram) > 0.0).unsqueeze(1)
     return replace(
         found,
         values=torch.where(is_worse, nearest.values, found.values),

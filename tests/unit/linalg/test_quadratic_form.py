@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from layerlens.linalg import quadratic_form as module
-from layerlens.linalg.quadratic_form import row_forms, trace_form
+from layerlens.linalg.quadratic_form import row_form_differences, row_forms, trace_form, trace_form_difference
 from tests.unit.linalg.rounding_cases import gram, weight
 
 
@@ -42,3 +42,19 @@ def test_sums_of_products_are_in_float64() -> None:
 def test_half_precision_is_multiplied_in_float32() -> None:
     error, inner = weight(5, 13).bfloat16(), gram(13).bfloat16()
     assert trace_form(error, inner) == pytest.approx(trace_form(error.double(), inner.double()), rel=1e-5)
+
+
+def test_a_difference_is_that_of_the_two_forms() -> None:
+    first, second, inner, outer = weight(11, 13), weight(11, 13, seed=3), gram(13), gram(11, seed=2)
+    expected = row_forms(first.double(), inner.double()) - row_forms(second.double(), inner.double())
+    torch.testing.assert_close(row_form_differences(first, second, inner), expected, rtol=1e-4, atol=1e-6)
+    whole = trace_form(first.double(), inner.double(), outer.double()) - trace_form(second.double(), inner.double(), outer.double())
+    assert trace_form_difference(first, second, inner, outer) == pytest.approx(whole, rel=1e-4)
+
+
+def test_a_difference_keeps_its_digits_where_two_errors_are_close() -> None:
+    first, inner = weight(4, 13), gram(13)
+    second = first.clone()
+    second[:, 3] += 1e-4
+    expected = row_forms(first.double(), inner.double()) - row_forms(second.double(), inner.double())
+    torch.testing.assert_close(row_form_differences(first, second, inner), expected, rtol=1e-3, atol=0.0)
