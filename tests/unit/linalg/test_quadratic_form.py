@@ -48,7 +48,8 @@ def test_a_difference_is_that_of_the_two_forms() -> None:
     first, second, inner, outer = weight(11, 13), weight(11, 13, seed=3), gram(13), gram(11, seed=2)
     expected = row_forms(first.double(), inner.double()) - row_forms(second.double(), inner.double())
     torch.testing.assert_close(row_form_differences(first, second, inner), expected, rtol=1e-4, atol=1e-6)
-    whole = trace_form(first.double(), inner.double(), outer.double()) - trace_form(second.double(), inner.double(), outer.double())
+    whole = trace_form(first.double(), inner.double(), outer.double())
+    whole -= trace_form(second.double(), inner.double(), outer.double())
     assert trace_form_difference(first, second, inner, outer) == pytest.approx(whole, rel=1e-4)
 
 
