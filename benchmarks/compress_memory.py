@@ -69,8 +69,9 @@ def compressed(name: str, max_memory: str, options: argparse.Namespace) -> dict[
     command += ["--probes", "off", *(part for key, value in settings.items() for part in (f"--{key}", str(value)))]
     if max_memory:
         command += ["--max-memory", max_memory]
-    if options.effort:
-        command += ["--effort", options.effort]
+    for flag in ("effort", "widths"):
+        if value := getattr(options, flag):
+            command += [f"--{flag}", value]
     row = measured(command, FOLDER / f"{name}.log", options.timeout, folder.parent)
     row |= {
         "shape": name,
@@ -142,6 +143,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--effort", default="", help="as the command takes it")
+    parser.add_argument("--widths", default="", help="as the command takes it; fewer take less time and no less memory")
     parser.add_argument("--timeout", type=float, default=10_800.0, help="seconds for one row")
     parser.add_argument("--show", action="store_true", help="only print what is measured")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/compress_memory.json"))
