@@ -114,6 +114,23 @@ def test_two_runs_leave_the_same_bytes_and_the_older_spelling_means_the_same(
     assert {layer["format"] for layer in plan["layers"] if layer["role"] == "embedding"} == {"keep"}
 
 
+@pytest.mark.parametrize("words", [("--processes", 2), pytest.param(("--engine", "ray"), marks=pytest.mark.slow)])
+def test_other_processes_write_the_same_bytes(run: Run, place: Path, words: tuple[object, ...]) -> None:
+    if "ray" in words:
+        pytest.importorskip("ray", reason="ray is not installed: the engine cannot be tested")
+    few = ("--bits-per-weight", 9, "--formats", "integer,half", "--probes", "off")
+    for out, more in (("here", ()), ("there/here", words)):
+        done = run("compress", "model", "--data", "text.txt", "--out", out, *few, *SMALL, *more)
+        assert done.code == 0, done.err
+    assert digest(Path("here.curves")) == digest(Path("there/here.curves"))
+    mine, theirs = digest(Path("here")), digest(Path("there/here"))
+    assert {**mine, "plan.json": ""} == {**theirs, "plan.json": ""}
+    plans = [plan_of(Path(name)) for name in ("here", "there/here")]
+    for plan in plans:
+        del plan["metadata"]["command"], plan["metadata"]["config"]
+    assert plans[0] == plans[1]
+
+
 def one_line(done: Outcome, said: str) -> None:
     assert done.code == 2, done.out
     assert done.err.strip().splitlines()[-1].startswith("layerlens: ")

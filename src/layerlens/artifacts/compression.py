@@ -38,13 +38,16 @@ class Option(Frozen):
     scheme: Scheme
     rounding: Rounding
     size_bytes: int = Field(ge=0)
-    predicted_loss: float = Field(ge=0, description="nats per token (per sample without tokens), anchored by the probe")
+    predicted_loss: float = Field(ge=0, description="nats per token (per sample without tokens), anchored by probes")
+    family_anchor: float = Field(
+        default=1.0, gt=0, description="what probes of its own family multiply predicted_loss by, beyond the matrix's anchor"
+    )
     weight_error: float = Field(ge=0, description="relative Frobenius error of the matrix")
     output_error: float = Field(ge=0, description="relative error of its outputs on calibration inputs")
 
 
 class Probe(Frozen):
-    """The divergence measured at one option, which anchors the curve."""
+    """The divergence measured at one option, which anchors the curve or one family of its options."""
 
     scheme: Scheme
     rounding: Rounding
@@ -69,6 +72,7 @@ class MatrixCurve(Frozen):
     options: list[Option]
     probe: Probe | None = None
     anchor: float = Field(default=1.0, gt=0, description="measured over predicted; multiplied into predicted_loss")
+    family_probes: list[Probe] = Field(default=[], description="options that plans chose, measured alone, oldest first")
     spectrum_rank: float = Field(default=0.0, ge=0, description="effective rank of the whitened matrix")
 
 
@@ -91,6 +95,7 @@ class Curves(Frozen):
     task: TaskInfo
     data: dict[str, Any] = Field(description="id, hash, samples and tokens of calibration and of held-out measuring")
     matrices: list[MatrixCurve]
+    rounds: dict[str, int] = Field(default={}, description="rounds of family probes that each target has had, by its hash")
     versions: dict[str, str] = {}
     seed: int = 0
     config: dict[str, Any] = {}

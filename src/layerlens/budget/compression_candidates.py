@@ -1,8 +1,9 @@
 """What races beside the optimum: other readings of the same curves, and the baselines at the same bytes.
 
-Predictions can be wrong in known ways, and each reading guards against one: probes that mislead (unanchored), a few large figures
-that decide everything (tempered, Σ √loss), factors that calibration text flatters (integers), and an embedding or head whose
-damage the second-order model does not see (safe ends: one offer better than the optimum gave them).
+Predictions can be wrong in known ways, and each reading guards against one: probes that mislead (unanchored), those of single
+families (one anchor for each matrix), a few large figures that decide everything (tempered, Σ √loss), factors that calibration
+text flatters (integers), and an embedding or head whose damage the second-order model does not see (safe ends: one offer better
+than the optimum gave them).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def other_readings(menu: Menu, optimum: FormatOptimum, limit_bytes: int) -> tupl
     """
     room = limit_bytes - menu.other_bytes
     readings: dict[str, Callable[[], Selection | LeftOut]] = {
+        "optimum-one-anchor": lambda: _one_anchor(menu, room),
         "optimum-unanchored": lambda: _weighed(menu, room, _unanchored),
         "optimum-integers": lambda: _integers(menu, room),
         "optimum-tempered": lambda: _weighed(menu, room, _tempered),
@@ -94,9 +96,19 @@ def _weighed(menu: Menu, room: int, loss_of: Callable[[Menu, MatrixGroup, Offer]
     return LeftOut("nothing fits") if found is None else tuple(Offer.of(each.scheme, each.options) for each in found.selection)
 
 
+def _one_anchor(menu: Menu, room: int) -> Selection | LeftOut:
+    if all(option.family_anchor == 1 for matrix in menu.curves.matrices for option in matrix.options):
+        return LeftOut("no family has an anchor of its own")
+    return _weighed(
+        menu, room, lambda _, __, offer: math.fsum(each.predicted_loss / each.family_anchor for each in offer.options)
+    )
+
+
 def _unanchored(menu: Menu, group: MatrixGroup, offer: Offer) -> float:
-    matrices = menu.matrices_of(group)
-    return math.fsum(option.predicted_loss / matrix.anchor for option, matrix in zip(offer.options, matrices, strict=True))
+    anchors = [matrix.anchor for matrix in menu.matrices_of(group)]
+    return math.fsum(
+        option.predicted_loss / (option.family_anchor * anchor) for option, anchor in zip(offer.options, anchors, strict=True)
+    )
 
 
 def _tempered(menu: Menu, group: MatrixGroup, offer: Offer) -> float:

@@ -41,9 +41,13 @@ def few_per_role(matrices: Sequence[MatrixCurve]) -> list[MatrixCurve]:
     for matrix in matrices:
         by_role.setdefault(matrix.role if matrix.block is not None else matrix.layer, []).append(matrix)
     for members in by_role.values():
-        places = np.unique(np.linspace(0, len(members) - 1, min(FEW_PER_ROLE, len(members))).round().astype(int))
-        chosen |= {members[place].layer for place in places.tolist()}
+        chosen |= {members[place].layer for place in evenly_spaced(len(members), FEW_PER_ROLE)}
     return [matrix for matrix in matrices if matrix.layer in chosen]
+
+
+def evenly_spaced(count: int, wanted: int) -> list[int]:
+    """So many of `count` places at most, the first and the last among them where there are two."""
+    return np.unique(np.linspace(0, count - 1, max(0, min(wanted, count))).round().astype(int)).tolist()
 
 
 def anchored(curves: Curves, probes: Mapping[str, Probe]) -> Curves:

@@ -8,8 +8,9 @@ peak = libraries + what stays in memory + the largest of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from layerlens.compressing.calibration_samples import CalibrationSamples
 from layerlens.compressing.layer_moments import input_moment_bytes, layer_moment_bytes
@@ -40,7 +41,6 @@ class CalibrationSettings:
         sums_bytes: Sums of one sweep over a block at most, bytes; one input group's may pass it.
         num_slots: Boundaries that the activation store holds.
         loss_tokens: Padded tokens that run through the head together.
-        max_memory: Cap on the process's peak memory, bytes; None for no cap.
     """
 
     tokens_at_once: int
@@ -48,9 +48,8 @@ class CalibrationSettings:
     sums_bytes: int
     num_slots: int
     loss_tokens: int
-    max_memory: int | None = None
 
-    def identity(self) -> dict[str, int | bool | None]:
+    def identity(self) -> dict[str, int | bool]:
         """What the numbers depend on, to their last bit."""
         return asdict(self)
 
@@ -178,7 +177,7 @@ def choose_settings(demand: Demand, *, max_memory: int | None, max_store: int) -
     if max_memory is None:
         return CalibrationSettings(at_once[0], True, _DEFAULT_SUMS, num_slots, min(at_once[0], _LOSS_TOKENS))
     candidates = [
-        CalibrationSettings(tokens, holds_weights, sums_bytes, num_slots, loss_tokens, max_memory)
+        CalibrationSettings(tokens, holds_weights, sums_bytes, num_slots, loss_tokens)
         for sums_bytes in _sums_limits(demand)
         for holds_weights in (True, False)
         for tokens in at_once
@@ -192,6 +191,26 @@ def choose_settings(demand: Demand, *, max_memory: int | None, max_store: int) -
         f"--max-memory {max_memory / 2**20:,.0f} MiB is too little to compress this model; the least that would do is about "
         f"{-(-least // 2**20):,} MiB"
     )
+
+
+def settings_begun_with(
+    identity: Mapping[str, Any], demand: Demand, *, max_memory: int | None, max_store: int
+) -> CalibrationSettings | None:
+    """The settings of an unfinished run, where they keep today's caps: one that passed its cap goes on under a larger one.
+
+    Args:
+        identity: What it was begun with, `CalibrationSettings.identity` among it.
+        demand: What the model asks.
+        max_memory: Cap on the process, bytes; None for none.
+        max_store: Cap on the activations on disk, bytes.
+    """
+    names = [field.name for field in fields(CalibrationSettings)]
+    if any(name not in identity for name in names):
+        return None
+    settings = CalibrationSettings(**{name: identity[name] for name in names})
+    if settings.num_slots * demand.slot_bytes > max_store or (max_memory is not None and demand.peak(settings) > max_memory):
+        return None
+    return settings
 
 
 def _sums_limits(demand: Demand) -> list[int]:

@@ -60,6 +60,15 @@ def is_compressed(config: Mapping[str, Any]) -> bool:
     return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
 
 
+def is_compressed_folder(folder: str | Path) -> bool:
+    """Whether a folder was written by `layerlens compress`."""
+    try:
+        config = json.loads((Path(folder).expanduser() / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and is_compressed(config)
+
+
 def read_matrices(version: Any, matrices: Mapping[str, Any]) -> dict[str, StoredMatrix]:
     """Read `quantization_config`.
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from layerlens.artifacts.compression import CompressionPlan, Curves, MatrixCurve, Measured, Option, PlanMatrix, Probe
 from layerlens.artifacts.compression_evaluation import LeaveOneOut
 from layerlens.artifacts.formats import Format
-from layerlens.compressing.anchors import probed_option
 from layerlens.compressing.factor_cache import FactorCache
+from layerlens.compressing.family_anchors import unanchored
 from layerlens.compressing.leave_one_out import leave_one_out
 from layerlens.compressing.outside_blocks import starting_block
 from layerlens.compressing.variant_pass import measure_variants
@@ -51,27 +51,24 @@ class HeldOut:
     after_part: Callable[[], None] = lambda: None
     progress: Progress = SILENT
 
-    def probes(self, wanted: Sequence[MatrixCurve]) -> dict[str, Probe]:
-        """Measure each of these matrices alone, at an option that says most about the others.
+    def probes(self, wanted: Sequence[tuple[MatrixCurve, Option]]) -> dict[str, Probe]:
+        """Measure each of these matrices alone, at the option beside it; no matrix twice.
 
         Raises:
             ConfigError: as `measure_variants`.
             NotFiniteError: as `measure_variants`.
         """
-        options = {matrix.layer: option for matrix in wanted if (option := probed_option(matrix)) is not None}
-        variants = [
-            self._variant(matrix.layer, [(matrix, options[matrix.layer])]) for matrix in wanted if matrix.layer in options
-        ]
+        variants = [self._variant(matrix.layer, [(matrix, option)]) for matrix, option in wanted]
         found = self._measured(variants) if variants else {}
         return {
-            layer: Probe(
-                scheme=options[layer].scheme,
-                rounding=options[layer].rounding,
-                predicted=options[layer].predicted_loss,
-                measured=result.mean,
-                error_after_blocks=result.error_after_blocks,
+            matrix.layer: Probe(
+                scheme=option.scheme,
+                rounding=option.rounding,
+                predicted=unanchored(matrix, option),
+                measured=found[matrix.layer].mean,
+                error_after_blocks=found[matrix.layer].error_after_blocks,
             )
-            for layer, result in found.items()
+            for matrix, option in wanted
         }
 
     def race(self, plans: Mapping[str, CompressionPlan]) -> dict[str, VariantResult]:
@@ -79,14 +76,14 @@ class HeldOut:
         by_choice: dict[tuple[tuple[str, str], ...], list[str]] = {}
         for name, plan in plans.items():
             by_choice.setdefault(choice_of(plan), []).append(name)
-        variants = [self._variant(names[0], self._chosen(plans[names[0]])) for names in by_choice.values()]
+        variants = [self._variant(names[0], chosen_options(self.curves, plans[names[0]])) for names in by_choice.values()]
         found = self._measured(variants)
         first = {name: names[0] for names in by_choice.values() for name in names}
         return {name: found[first[name]] for name in plans}
 
     def leave_one_out(self, plan: CompressionPlan, *, seed: int) -> LeaveOneOut:
         """Revert each compressed matrix of a plan in turn."""
-        chosen = self._chosen(plan)
+        chosen = chosen_options(self.curves, plan)
         whole = self._variant("all", chosen)
         layers = [[matrix.layer, *matrix.tied] for matrix, option in chosen if option.scheme.format is not Format.KEEP]
         return leave_one_out(
@@ -112,10 +109,6 @@ class HeldOut:
             progress=self.progress,
         )
 
-    def _chosen(self, plan: CompressionPlan) -> list[tuple[MatrixCurve, Option]]:
-        curves = {matrix.layer: matrix for matrix in self.curves.matrices}
-        return [(curves[entry.layer], option_of(curves[entry.layer], entry)) for entry in plan.layers]
-
     def _variant(self, name: str, chosen: Sequence[tuple[MatrixCurve, Option]]) -> Variant:
         by_path = {
             path: (matrix, option)
@@ -131,6 +124,16 @@ class HeldOut:
             return self.cache.weight_of(matrix.layer, option, matrix.out_features, matrix.in_features)
 
         return Variant(name, weight, starting_block(self.model, by_path))
+
+
+def chosen_options(curves: Curves, plan: CompressionPlan) -> list[tuple[MatrixCurve, Option]]:
+    """Every matrix with the option that a plan gives it.
+
+    Raises:
+        ManifestError: the curves do not have it.
+    """
+    matrices = {matrix.layer: matrix for matrix in curves.matrices}
+    return [(matrices[entry.layer], option_of(matrices[entry.layer], entry)) for entry in plan.layers]
 
 
 def option_of(matrix: MatrixCurve, entry: PlanMatrix) -> Option:

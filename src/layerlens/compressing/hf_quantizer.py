@@ -63,8 +63,8 @@ class LayerLensQuantizer(HfQuantizer):  # type: ignore[misc]
 
     @property
     def is_trainable(self) -> bool:
-        """Whether transformers' trainer may train the model."""
-        return False
+        """Whether transformers' trainer may train adapters over the model; its own matrices take no gradient."""
+        return True
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
         from layerlens.compressing.module_replacement import replace_modules

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +27,7 @@ from layerlens.compressing.factor_cache import FactorCache, read_tensors, write_
 from layerlens.compressing.matrices import Matrix
 from layerlens.compressing.option_grid import OptionGrid
 from layerlens.compressing.options import Solved, solve_matrix
+from layerlens.compressing.ray_jobs import RayJobs
 from layerlens.compressing.sensitivity import Sensitivity, sensitivity_of, sensitivity_tensors
 from layerlens.errors import ConfigError
 
@@ -44,26 +46,20 @@ class MatrixJobs:
         engine: `local`, or `ray`.
 
     Raises:
-        ConfigError: Ray is asked for and not installed.
+        ConfigError: Ray is asked for and not installed; a process was ended from outside.
     """
 
     def __init__(self, folder: Path, work: Path, grid: OptionGrid, *, processes: int = 1, engine: str = "local") -> None:
-        self._folder, self._work, self._grid = folder, work / "jobs", grid
+        self._work, self._grid = work / "jobs", grid
         self._cache = FactorCache(folder)
-        self._pending: list[tuple[Matrix, Callable[[], dict[str, Any]]]] = []
+        self._pending: list[tuple[Matrix, str, Callable[[], str]]] = []
         self._limit = _WAITING * processes
-        self._pool: ProcessPoolExecutor | None = None
-        self._submit: Callable[[str], Callable[[], dict[str, Any]]] | None = None
+        self._pool: _Processes | RayJobs | None = None
+        run = partial(solve_job, folder=str(folder.resolve()), grid=asdict(grid))
         if engine == "ray":
-            self._submit = _on_ray(processes, str(folder), asdict(grid))
+            self._pool = RayJobs(processes, run)
         elif processes > 1:
-            self._pool = ProcessPoolExecutor(
-                processes,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=torch.set_num_threads,
-                initargs=(torch.get_num_threads(),),
-            )
-            self._submit = self._on_pool
+            self._pool = _Processes(processes, run)
         self._done: dict[str, MatrixCurve] = {}
 
     def add(
@@ -77,16 +73,15 @@ class MatrixJobs:
             sensitivity: What its errors cost.
             input_group: First layer that was seen to read the same input.
         """
-        if self._submit is None:
+        if self._pool is None:
             solved = solve_matrix(weight, sensitivity, matrix.kept_element_bytes, self._grid)
             self._cache.write(matrix.layer, solved.tensors)
             self._done[matrix.layer] = _curve(matrix, input_group, solved.options, solved.spectrum_rank)
             return
         path = self._work / f"{matrix.layer}.safetensors"
         write_tensors(path, {"weight": weight, **sensitivity_tensors(sensitivity)})
-        job = {"path": str(path), "layer": matrix.layer, "kept_element_bytes": matrix.kept_element_bytes}
-        found = self._submit(json.dumps(job))
-        self._pending.append((matrix, lambda: found() | {"input_group": input_group}))
+        job = {"path": str(path.resolve()), "layer": matrix.layer, "kept_element_bytes": matrix.kept_element_bytes}
+        self._pending.append((matrix, input_group, self._pool.submit(json.dumps(job))))
         if len(self._pending) >= self._limit:
             self._take()
 
@@ -103,19 +98,52 @@ class MatrixJobs:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.close()
 
     def _take(self) -> None:
-        matrix, wait = self._pending.pop(0)
-        found = wait()
+        matrix, input_group, wait = self._pending.pop(0)
+        found = json.loads(wait())
         options = [Option.model_validate(option) for option in found["options"]]
-        self._done[matrix.layer] = _curve(matrix, found["input_group"], options, found["spectrum_rank"])
+        self._done[matrix.layer] = _curve(matrix, input_group, options, found["spectrum_rank"])
 
-    def _on_pool(self, job: str) -> Callable[[], dict[str, Any]]:
-        if self._pool is None:
-            raise AssertionError("the pool was made with the jobs")
-        future: Future[str] = self._pool.submit(solve_job, job, str(self._folder), asdict(self._grid))
-        return lambda: json.loads(future.result())
+
+class _Processes:
+    """Runs a function of a job in processes of this machine."""
+
+    def __init__(self, processes: int, work: Callable[[str], str]) -> None:
+        self._work = work
+        self._pool = ProcessPoolExecutor(
+            processes,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=torch.set_num_threads,
+            initargs=(torch.get_num_threads(),),
+        )
+
+    def submit(self, job: str) -> Callable[[], str]:
+        """Start a job; what is returned waits for its result, and raises what the job raised."""
+        try:
+            future = self._pool.submit(self._work, job)
+        except BrokenProcessPool as error:
+            raise _ended() from error
+
+        def result() -> str:
+            try:
+                return future.result()
+            except BrokenProcessPool as error:
+                raise _ended() from error
+
+        return result
+
+    def close(self) -> None:
+        """Wait for jobs that run, and drop those that wait."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ended() -> ConfigError:
+    return ConfigError(
+        "a process that solved matrices was ended from outside, as when memory is short; run the same command again to go on, "
+        "with fewer --processes"
+    )
 
 
 def solve_job(job: str, folder: str, grid: dict[str, Any]) -> str:
@@ -138,28 +166,6 @@ def solve_job(job: str, folder: str, grid: dict[str, Any]) -> str:
     path.unlink()
     options = [option.model_dump(mode="json") for option in solved.options]
     return json.dumps({"options": options, "spectrum_rank": solved.spectrum_rank})
-
-
-def _on_ray(processes: int, folder: str, grid: dict[str, Any]) -> Callable[[str], Callable[[], dict[str, Any]]]:
-    if find_spec("ray") is None:
-        raise ConfigError("--engine ray needs Ray, which is not installed; install ray, or leave the engine local")
-    import ray  # type: ignore[import-not-found, unused-ignore]
-
-    if not ray.is_initialized():
-        ray.init(num_cpus=processes, include_dashboard=False, log_to_driver=False)
-    num_threads = torch.get_num_threads()
-
-    def solve(job: str) -> str:
-        torch.set_num_threads(num_threads)
-        return solve_job(job, folder, grid)
-
-    remote = ray.remote(num_cpus=1)(solve)
-
-    def submit(job: str) -> Callable[[], dict[str, Any]]:
-        reference = remote.remote(job)
-        return lambda: json.loads(ray.get(reference))
-
-    return submit
 
 
 def _curve(matrix: Matrix, input_group: str, options: list[Option], spectrum_rank: float) -> MatrixCurve:

@@ -23,7 +23,7 @@ from layerlens.artifacts.compression import CompressedModelInfo, Curves, MatrixC
 from layerlens.artifacts.versions import installed_versions
 from layerlens.compressing.calibration_pass import CalibrationPass, HeadMoments
 from layerlens.compressing.calibration_samples import CalibrationSamples
-from layerlens.compressing.calibration_settings import CalibrationSettings, Demand, choose_settings
+from layerlens.compressing.calibration_settings import CalibrationSettings, Demand, choose_settings, settings_begun_with
 from layerlens.compressing.factor_cache import read_tensors, write_tensors
 from layerlens.compressing.matrices import Matrix, Place, checkpoint_size, matrices_of, read_matrix
 from layerlens.compressing.matrix_jobs import MatrixJobs
@@ -43,11 +43,13 @@ from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
 from layerlens.streaming.activation_store import ActivationStore
-from layerlens.streaming.journal import Journal
+from layerlens.streaming.journal import JOURNAL_FILE, Journal
 from layerlens.streaming.memory_guard import MemoryGuard
 from layerlens.streaming.slots import Slots
 
 _LABELS = "true"
+#: Hidden states at block boundaries.
+STATES_FILE = "activations.bin"
 
 
 @dataclass(frozen=True)
@@ -125,21 +127,43 @@ class _Run:
         self.matrices = matrices_of(model)
         self.calibration = CalibrationSamples(model, data, samples, batch_size=options.batch_size, seed=options.seed)
         demand = Demand.of(model, self.calibration, self.matrices)
-        self.settings: CalibrationSettings = choose_settings(demand, max_memory=options.max_memory, max_store=options.max_store)
-        self.slots = Slots(len(model.layout.blocks), self.settings.num_slots, [_LABELS])
         self.guard = MemoryGuard(options.max_memory)
         self.data_hash = data.hash(self.calibration.positions)
+        self.settings = self._settings(demand)
+        self.slots = Slots(len(model.layout.blocks), self.settings.num_slots, [_LABELS])
+        self.parts = self.calibration.in_parts(self.settings.tokens_at_once)
 
     def measure(self) -> Curves:
-        journal = Journal(self.work, self._identity())
+        journal = Journal(self.work, self._identity(self.settings))
         steps = list(self._steps())
         if journal.num_done < len(steps):
+            if journal.num_done and not self._has_states():
+                # Somebody made room: the steps to come have nothing to start from.
+                journal.remove()
+                journal = Journal(self.work, self._identity(self.settings))
             self._run(journal, steps)
         return self._curves(journal)
 
-    def _identity(self) -> dict[str, Any]:
+    def _settings(self, demand: Demand) -> CalibrationSettings:
+        caps: dict[str, Any] = {"max_memory": self.options.max_memory, "max_store": self.options.max_store}
+        try:
+            begun = json.loads((self.work / JOURNAL_FILE).read_text(encoding="utf-8"))["settings"]
+            settings = settings_begun_with(begun, demand, **caps)
+        except (OSError, ValueError, KeyError, TypeError):
+            settings = None
+        if settings is not None and json.loads(json.dumps(self._identity(settings))) == begun:
+            return settings
+        return choose_settings(demand, **caps)
+
+    def _has_states(self) -> bool:
+        """Whether the hidden states of an unfinished run are still there."""
+        num_bytes = self.settings.num_slots * sum(4 * samples * tokens * hidden for samples, tokens, hidden in self.parts.shapes)
+        states = self.work / STATES_FILE
+        return states.exists() and states.stat().st_size == num_bytes
+
+    def _identity(self, settings: CalibrationSettings) -> dict[str, Any]:
         return {
-            **self.settings.identity(),
+            **settings.identity(),
             "grid": asdict(self.options.grid),
             "batch_size": self.options.batch_size,
             "seed": self.options.seed,
@@ -162,9 +186,9 @@ class _Run:
 
     def _run(self, journal: Journal, steps: list[tuple[str, int, int]]) -> None:
         options = self.options
-        parts = self.calibration.in_parts(self.settings.tokens_at_once)
+        parts, num_slots = self.parts, self.settings.num_slots
         jobs = MatrixJobs(self.folder, self.work, options.grid, processes=options.processes, engine=options.engine)
-        with ActivationStore(self.work / "activations.bin", parts.shapes, self.settings.num_slots) as store, jobs:
+        with jobs, ActivationStore(self.work / STATES_FILE, parts.shapes, num_slots) as store:
             passing = CalibrationPass(
                 self.model,
                 self.calibration,

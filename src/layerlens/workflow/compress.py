@@ -6,39 +6,23 @@ OUT/           weights, config, plan.json   what measured best among our plans a
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
-from layerlens.artifacts.compression import (
-    CURVES_FILE,
-    FACTORS_FOLDER,
-    PLAN_FILE,
-    CompressionPlan,
-    Curves,
-    Measured,
-    load_curves,
-    save_curves,
-)
+from layerlens.artifacts.compression import PLAN_FILE, CompressionPlan, Curves, Measured
 from layerlens.artifacts.compression_checks import load_checked_plan
 from layerlens.artifacts.plan import Chosen
-from layerlens.artifacts.store import claim_folder, release_folder
 from layerlens.artifacts.versions import installed_versions
 from layerlens.budget.compression import CompressionPlans, plan_compression
 from layerlens.budget.format_menu import menu_of
-from layerlens.compressing.anchors import anchored, few_per_role
-from layerlens.compressing.factor_cache import FactorCache
-from layerlens.compressing.held_out import HeldOut, held_out_samples, measured_of
+from layerlens.compressing.held_out import HeldOut, measured_of
 from layerlens.compressing.matrices import matrices_of
-from layerlens.compressing.option_grid import OptionGrid
-from layerlens.compressing.run import MeasureOptions, measure_curves
 from layerlens.compressing.unmeasured_curves import unmeasured_curves
 from layerlens.compressing.variant_result import VariantResult
 from layerlens.compressing.write_plan import write_plan
-from layerlens.config import CompressConfig, output_path, path_beside
+from layerlens.config import CompressConfig, output_path
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import Partition, partition
 from layerlens.errors import ConfigError, LayerLensError
@@ -47,21 +31,10 @@ from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
 from layerlens.streaming.memory_guard import MemoryGuard
+from layerlens.workflow.compress_curves import curves_and_samples, option_grid, probes_all
+from layerlens.workflow.compress_rounds import probed_choices, settled_plans
+from layerlens.workflow.curves_folder import CurvesFolder
 from layerlens.workflow.open import open_streamed
-
-#: Hidden states and journals of a run that is not done.
-WORK_FOLDER = "work"
-#: What fixes the curves; the target and the policies do not.
-_OF_CURVES = {
-    *("task", "text_columns", "label_column", "split", "max_length", "seed"),
-    *("group_size", "num_samples", "held_out_samples", "batch_size", "probes", "effort"),
-}
-#: Multiply-accumulates up to which every matrix gets a probe of its own when that is left to us: minutes on two cores.
-_CHEAP_PROBES = 2e13
-#: Weights up to which all effort is spent when that is left to us: an hour or so on two cores.
-_FULL_EFFORT = 300_000_000
-#: Tokens that run through a block together.
-_TOKENS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -106,7 +79,8 @@ def compress(
         The plan that was written, with every candidate's measured divergence.
 
     Raises:
-        LayerLensError: model, data, target or folder are not what they should be; nothing half-written is left.
+        LayerLensError: model, data, target or folder are not what they should be, or memory or disk ran out. Nothing half-written
+            is left; what was measured before a failure stays in `OUT.curves`, and the same command goes on from there.
     """
     config = config or CompressConfig(bits_per_weight=4.25)
     folder = output_path(out)
@@ -134,32 +108,32 @@ class _Compression:
     ) -> None:
         self.checkpoint, self.data_name, self.folder = checkpoint, data, folder
         self.config, self.command, self.progress = config, command, progress
-        self.curves_folder = path_beside(folder, ".curves")
-        self.work = self.curves_folder / WORK_FOLDER
+        self.curves = CurvesFolder(folder, checkpoint, data, config)
         self.guard = MemoryGuard(config.max_memory)
-        self.has_claim = False
 
     def compress(self) -> CompressResult:
         data, model = open_streamed(self.checkpoint, self.data_name, self.config, self.progress)
         try:
             part = partition(len(data.examples), data.splits, seed=self.config.seed, has_eval_data=False)
             return self._written(model, data, part)
-        except LayerLensError:
-            self._clear()
-            raise
+        except LayerLensError as error:
+            told = self.curves.after_failure(error)
+            if told is error:
+                raise
+            raise told from error
         finally:
             model.state.reader.close()
 
     def foretold(self) -> CompressResult:
         """The plan where curves are there, else what would be measured."""
-        curves = self._kept_curves()
+        curves = self.curves.kept()
         if curves is not None:
             plans = plan_compression(curves, self.config, command=self.command)
             return CompressResult(self.folder, plans.plan, plans.left_out, {"nothing was written": "a dry run"})
         data, model = open_streamed(self.checkpoint, self.data_name, self.config, self.progress)
         try:
             matrices = matrices_of(model)
-            unmeasured = unmeasured_curves(model, data.task.info, self._grid())
+            unmeasured = self._unmeasured(model, data)
         finally:
             model.state.reader.close()
         plan_compression(unmeasured, self.config)
@@ -175,7 +149,7 @@ class _Compression:
                 "task": f"{data.task.info.kind} on {data.id}",
                 "matrices": f"{len(matrices)} with {numbers:,} numbers, {stored / 2**20:,.1f} MiB as stored",
                 "smallest": f"{smallest:,} bytes, {8 * smallest / unmeasured.model.num_parameters:.3f} bits per weight",
-                "disk": f"about {numbers * (widths / 8 + 3) / 2**20:,.0f} MiB of factors in {self.curves_folder}",
+                "disk": f"about {numbers * (widths / 8 + 3) / 2**20:,.0f} MiB of factors in {self.curves.path}",
             },
         )
 
@@ -189,92 +163,48 @@ class _Compression:
         raise ConfigError(f"{self.folder} is not empty and holds no result of this very command; choose another output folder")
 
     def _written(self, model: StreamedModel, data: LoadedData, part: Partition) -> CompressResult:
-        if self._kept_curves() is None:
+        if self.curves.kept() is None:
             # Faults of sizes and policies show from shapes alone; they shall not wait for hours of measuring.
-            plan_compression(unmeasured_curves(model, data.task.info, self._grid()), self.config)
+            plan_compression(self._unmeasured(model, data), self.config)
         curves, held_out = self._curves(model, data, part)
-        plans = plan_compression(curves, self.config, command=self.command)
+        plans, curves = settled_plans(
+            curves,
+            self.config,
+            held_out.probes,
+            probes_all=probes_all(held_out, self.config),
+            command=self.command,
+            save=self.curves.save,
+            progress=self.progress,
+        )
+        held_out = replace(held_out, curves=curves)
         self._tell(plans)
         everyone = {**plans.candidates, **plans.baselines}
         found = held_out.race(everyone)
         measured = measured_of(everyone, found, list(plans.baselines))
         best = everyone[measured[0].name]
+        evidence = {**best.metadata, **self._evidence(found, measured, held_out), "run": self._run_identity()}
+        evidence["notes"] = [*evidence["notes"], *probed_choices(curves)]
         plan = best.model_copy(
             update={
                 "measured": measured,
                 "chosen": Chosen(name=measured[0].name, value=best.chosen.value),
-                "metadata": {**best.metadata, **self._evidence(found, measured, held_out), "run": self._run_identity()},
+                "metadata": evidence,
             }
         )
         if self.config.leave_one_out:
             trials = held_out.leave_one_out(plan, seed=self.config.seed)
             plan = plan.model_copy(update={"metadata": {**plan.metadata, "leave_one_out": trials.model_dump(mode="json")}})
         write_plan(self.folder, model, plan, curves, held_out.cache)
-        shutil.rmtree(self.work, ignore_errors=True)
+        self.curves.finish()
         return CompressResult(self.folder, plan, plans.left_out)
 
     def _curves(self, model: StreamedModel, data: LoadedData, part: Partition) -> tuple[Curves, HeldOut]:
         """The curves, measured now or before, and what measures on held-out samples."""
-        config = self.config
-        samples = part.train[: config.num_samples]
-        curves = self._kept_curves()
-        is_new = curves is None
-        if curves is not None and curves.data.get("hash") != data.hash(samples):
-            raise ConfigError(
-                f"{self.data_name} has changed since {self.curves_folder} was measured; remove that folder or choose another one"
-            )
-        if curves is None:
-            self._claim()
-            curves = measure_curves(
-                model,
-                data,
-                samples,
-                MeasureOptions(
-                    self._grid(),
-                    batch_size=config.batch_size,
-                    seed=config.seed,
-                    max_memory=config.max_memory,
-                    max_store=config.max_store,
-                    processes=config.processes,
-                    engine=config.engine,
-                    threads=config.threads,
-                ),
-                folder=self.curves_folder,
-                work=self.work,
-                progress=self.progress,
-            )
-        chosen = part.race[: config.held_out_samples]
-        held_out = HeldOut(
-            model,
-            held_out_samples(model, data, chosen, batch_size=config.batch_size, tokens_at_once=_TOKENS_AT_ONCE),
-            curves,
-            FactorCache(self.curves_folder, model),
-            self.work,
-            max_store=config.max_store,
-            after_part=self.guard.check,
-            progress=self.progress,
-        )
-        if not is_new:
-            return curves, held_out
-        self.work.mkdir(parents=True, exist_ok=True)
-        curves = anchored(curves, held_out.probes(self._probed(model, curves, held_out)))
-        curves = curves.model_copy(update={"data": {**curves.data, "held_out_samples": len(chosen)}})
-        save_curves(self.curves_folder, curves)
-        for unfinished in (self.curves_folder / FACTORS_FOLDER).glob(".*"):
-            unfinished.unlink()
-        shutil.rmtree(self.work, ignore_errors=True)
-        return curves, replace(held_out, curves=curves)
+        held_out = curves_and_samples(self.curves, model, data, part, self.config, guard=self.guard, progress=self.progress)
+        return held_out.curves, held_out
 
-    def _probed(self, model: StreamedModel, curves: Curves, held_out: HeldOut) -> list[Any]:
-        matrices = curves.matrices
-        if self.config.probes == "off":
-            return []
-        tokens = sum(samples * length for samples, length, _ in held_out.samples.shapes)
-        # A probe of block b runs through the blocks from b on: half of the model on average.
-        cost = len(matrices) * tokens * model.info.num_parameters / 2
-        if self.config.probes == "all" or (self.config.probes == "auto" and cost <= _CHEAP_PROBES):
-            return list(matrices)
-        return few_per_role(matrices)
+    def _unmeasured(self, model: StreamedModel, data: LoadedData) -> Curves:
+        return unmeasured_curves(model, data.task.info, option_grid(self.checkpoint, self.config))
 
     def _tell(self, plans: CompressionPlans) -> None:
         plan = plans.plan
@@ -298,45 +228,8 @@ class _Compression:
             },
             "error_after_blocks": best.error_after_blocks,
             "versions": installed_versions("torch", "transformers"),
-            "curves": self.curves_folder.name,
+            "curves": self.curves.path.name,
             "data": held_out.curves.data,
-        }
-
-    def _kept_curves(self) -> Curves | None:
-        """Curves of an earlier run with the same model, data and measuring; None where there are none."""
-        if not (self.curves_folder / CURVES_FILE).exists():
-            return None
-        self._claim()
-        return load_curves(self.curves_folder)
-
-    def _claim(self) -> None:
-        claim_folder(self.curves_folder, self._curves_identity())
-        self.has_claim = True
-
-    def _clear(self) -> None:
-        """After a failure: leave no work behind, and no factors without their curves."""
-        if not self.has_claim:
-            return
-        shutil.rmtree(self.work, ignore_errors=True)
-        if not (self.curves_folder / CURVES_FILE).exists():
-            shutil.rmtree(self.curves_folder / FACTORS_FOLDER, ignore_errors=True)
-            release_folder(self.curves_folder)
-
-    def _grid(self) -> OptionGrid:
-        config = self.config
-        grid = OptionGrid(group_size=config.group_size, widths=tuple(config.widths), extra_ranks=tuple(config.ranks_asked))
-        numbers = sum(prod(header.shape) for header in self.checkpoint.tensors.values())
-        if config.effort == "full" or (config.effort == "auto" and numbers <= _FULL_EFFORT):
-            return grid
-        return replace(grid, two_sided_widths=(), corrected_widths=(), sweeps=0)
-
-    def _curves_identity(self) -> dict[str, Any]:
-        return {
-            "command": "compress",
-            "model_hash": self.checkpoint.hash(),
-            "data": self.data_name,
-            "config": self.config.model_dump(mode="json", include=_OF_CURVES),
-            "widths": self.config.widths,
         }
 
     def _run_identity(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_everything_that_races_fits_and_makes_a_choice_of_its_own(bits: float, g
         assert all(menu.size_of(selection) <= limit for selection in runners)
         choices = [choice_of(selection) for selection in runners]
         assert all(one not in choices[:place] for place, one in enumerate(choices))
-    assert len(found) + len(left_out) == 4
+    assert len(found) + len(left_out) == 5
     assert len(rivals) + len(absent) == 6
     assert all(best.loss <= menu.loss_of(rival.selection) * (1 + 2e-6) for rival in rivals)
     for selection in (*ours, *(rival.selection for rival in rivals)):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from layerlens.compressing.calibration_settings import Demand, choose_settings, group_bytes, input_groups
+from layerlens.compressing.calibration_settings import Demand, choose_settings, group_bytes, input_groups, settings_begun_with
 from layerlens.compressing.matrices import Matrix, Place
 from layerlens.errors import ConfigError
 from layerlens.words import Role
@@ -70,3 +70,17 @@ def test_caps_that_nothing_fits_name_the_least_that_would_do() -> None:
         choose_settings(DEMAND, max_memory=500 << 20, max_store=1 << 50)
     with pytest.raises(ConfigError, match=r"--max-store 1 MiB is too little for the hidden states"):
         choose_settings(DEMAND, max_memory=None, max_store=1 << 20)
+
+
+def test_a_run_goes_on_as_it_was_begun_where_that_keeps_the_caps() -> None:
+    begun = choose_settings(DEMAND, max_memory=3 * GIB, max_store=1 << 50)
+    larger = choose_settings(DEMAND, max_memory=12 * GIB, max_store=1 << 50)
+    assert begun != larger
+    identity = {**begun.identity(), "seed": 0}
+    for cap in (3 * GIB, 12 * GIB, None):
+        assert settings_begun_with(identity, DEMAND, max_memory=cap, max_store=1 << 50) == begun
+    assert settings_begun_with(larger.identity(), DEMAND, max_memory=3 * GIB, max_store=1 << 50) is None
+    store = begun.num_slots * DEMAND.slot_bytes
+    assert settings_begun_with(identity, DEMAND, max_memory=None, max_store=store) == begun
+    assert settings_begun_with(identity, DEMAND, max_memory=None, max_store=store - 1) is None
+    assert settings_begun_with({"seed": 0}, DEMAND, max_memory=None, max_store=1 << 50) is None

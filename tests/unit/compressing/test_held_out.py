@@ -14,6 +14,7 @@ from layerlens.artifacts.compression import CompressionPlan, Curves
 from layerlens.artifacts.formats import Format
 from layerlens.budget.compression import plan_compression
 from layerlens.compressing import held_out as module
+from layerlens.compressing.anchors import probed_option
 from layerlens.compressing.factor_cache import FactorCache
 from layerlens.compressing.held_out import HeldOut, choice_of, held_out_samples, measured_of, option_of
 from layerlens.compressing.option_grid import OptionGrid
@@ -72,7 +73,8 @@ def setting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_a_probe_is_the_divergence_with_that_matrix_alone_replaced(setting: Setting) -> None:
-    probes = setting.held_out.probes(setting.curves.matrices)
+    wanted = [(matrix, option) for matrix in setting.curves.matrices if (option := probed_option(matrix)) is not None]
+    probes = setting.held_out.probes(wanted)
     assert list(probes) == [matrix.layer for matrix in setting.curves.matrices]
     model = setting.case.in_memory()
     for matrix in setting.curves.matrices:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from layerlens.compressing import matrices as matrices_file
 from layerlens.compressing.factor_cache import FactorCache
 from layerlens.compressing.matrices import matrices_of, read_matrix
 from layerlens.compressing.option_grid import OptionGrid
-from layerlens.compressing.run import MeasureOptions, measure_curves
+from layerlens.compressing.run import STATES_FILE, MeasureOptions, measure_curves
 from layerlens.compressing.stored_matrix import restored
 from layerlens.errors import ConfigError, ManifestError
 from layerlens.progress import Silent
@@ -115,16 +114,23 @@ def test_several_processes_give_the_same_bytes(tmp_path: Path) -> None:
     assert not list((tmp_path / "two" / "work" / "jobs").iterdir())
 
 
-def test_ray_gives_the_same_bytes_or_says_that_it_is_not_installed(tmp_path: Path) -> None:
-    case = calibrated(tmp_path, "bert", num_samples=8)
-    options = replace(OPTIONS, engine="ray")
-    if find_spec("ray") is None:
-        with pytest.raises(ConfigError, match="--engine ray needs Ray, which is not installed; install ray"):
-            measured(case, tmp_path / "ray", options)
-        return
-    measured(case, tmp_path / "one")
-    measured(case, tmp_path / "ray", options)
-    assert fingerprint(tmp_path / "one") == fingerprint(tmp_path / "ray")
+def test_hidden_states_that_are_gone_begin_a_stopped_run_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = calibrated(tmp_path, "llama", num_samples=16)
+    measured(case, tmp_path / "whole")
+
+    def stop(self: Journal, step: int) -> None:
+        if step == 3:
+            raise Stopped
+        finish(self, step)
+
+    finish = Journal.finish
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "finish", stop)
+        with pytest.raises(Stopped):
+            measured(case, tmp_path / "stopped")
+    (tmp_path / "stopped" / "work" / STATES_FILE).unlink()
+    measured(case, tmp_path / "stopped")
+    assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")
 
 
 def test_seeds_change_what_is_drawn_and_nothing_else_does(tmp_path: Path) -> None:

@@ -1,54 +1,29 @@
-"""Compressing tiny models of every family: exact bytes, the best measured, nothing left behind after a failure."""
+"""Compressing tiny models of every family: exact bytes, the best measured, bad input told first."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
-import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from layerlens.artifacts.compression import CompressionPlan, load_compression_plan, load_curves
 from layerlens.artifacts.formats import Format
-from layerlens.compressing import factor_cache, tensor_files
-from layerlens.compressing.held_out import HeldOut
+from layerlens.compressing.held_out import HeldOut, option_of
 from layerlens.errors import CheckpointError, ConfigError, InfeasibleBudgetError, LayerLensError
 from layerlens.models.foreign import quiet
-from layerlens.streaming.memory_guard import MemoryGuard
+from layerlens.progress import Silent
 from layerlens.words import BudgetName
-from layerlens.workflow import compress as module
+from layerlens.workflow import compress_curves
+from layerlens.workflow.compress import compress
 from layerlens.workflow.export import export
 from tests.tiny_models import FAMILIES
-from tests.unit.workflow.compressions import LARGE_VOCABULARY, Place, digest, place, tensor_bytes, write_text
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return place(tmp_path_factory.mktemp("llama"), "llama", **LARGE_VOCABULARY)
-
-
-@pytest.fixture(scope="module")
-def first(llama: Place) -> Path:
-    """A compressed folder, with its curves beside it."""
-    out = llama.model.parent / "first"
-    llama.compress(out, bits_per_weight=9)
-    return out
-
-
-@pytest.fixture
-def measured(first: Path, tmp_path: Path) -> Path:
-    """An output folder that is not there yet, with curves beside it."""
-    shutil.copytree(first.with_name("first.curves"), tmp_path / "out.curves")
-    return tmp_path / "out"
+from tests.unit.workflow.compressions import Place, config, digest, place, tensor_bytes, write_text
 
 
 def loaded(folder: Path, auto: str) -> Any:
@@ -104,49 +79,85 @@ def check_race(plan: CompressionPlan) -> None:
 
 
 def test_another_size_is_planned_from_the_kept_curves(
-    llama: Place, first: Path, measured: Path, monkeypatch: pytest.MonkeyPatch
+    small_llama: Place, first: Path, measured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("curves were measured again")
+        raise AssertionError("what is known was measured again")
 
-    monkeypatch.setattr(module, "measure_curves", refuse)
-    monkeypatch.setattr(HeldOut, "probes", refuse)
-    kept = digest(first.with_name("first.curves"))
+    monkeypatch.setattr(compress_curves, "measure_curves", refuse)
+    kept = load_curves(first.with_name("first.curves"))
     budget = int(0.9 * tensor_bytes(first))
-    plan = llama.compress(measured, size=budget).plan
+    plan = small_llama.compress(measured, size=budget).plan
     assert plan is not None
     assert tensor_bytes(measured) == plan.size_bytes <= budget
     check_race(plan)
-    assert digest(measured.with_name("out.curves")) == kept
-    again = llama.compress(measured.parent / "elsewhere" / "out", dry_run=True, size=budget, probes="off")
+    found = load_curves(measured.with_name("out.curves"))
+    for before, after in zip(kept.matrices, found.matrices, strict=True):
+        assert (before.probe, before.anchor) == (after.probe, after.anchor)
+        assert before.family_probes == after.family_probes[: len(before.family_probes)]
+    files = digest(measured.with_name("out.curves") / "factors")
+    assert files == digest(first.with_name("first.curves") / "factors")
+    monkeypatch.setattr(HeldOut, "probes", refuse)
+    shutil.rmtree(measured)
+    assert small_llama.compress(measured, size=budget).plan == plan
+    again = small_llama.compress(measured.parent / "elsewhere" / "out", dry_run=True, size=budget, probes="off")
     assert again.plan is None, "there are no curves beside that folder"
 
 
-def test_a_kept_size_gives_the_same_bytes_as_a_first_run(llama: Place, first: Path, measured: Path) -> None:
-    llama.compress(measured, bits_per_weight=9)
+def test_what_the_optimum_picks_is_measured_and_told_before_anything_is_written(
+    small_llama: Place, first: Path, measured: Path
+) -> None:
+    notes: list[str] = []
+
+    class Watcher(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    asked = config(bits_per_weight=5, formats=["low-rank", "half"])
+    plan = compress(str(small_llama.model), str(small_llama.data), measured, asked, progress=Watcher()).plan
+    before, after = (load_curves(folder) for folder in (first.with_name("first.curves"), measured.with_name("out.curves")))
+    picked = [
+        probe
+        for old, new in zip(before.matrices, after.matrices, strict=True)
+        for probe in new.family_probes[len(old.family_probes) :]
+    ]
+    assert picked
+    assert {probe.scheme.format for probe in picked} == {Format.LOW_RANK}
+    assert len(notes) == 2
+    assert notes[0].startswith(f"{len(picked)} choices of the plan lay far from any probe and were measured alone")
+    assert notes[1].startswith("predicted before anything is written")
+    assert plan is not None
+    known = sum(len(matrix.family_probes) for matrix in after.matrices)
+    assert plan.metadata["notes"][-1].startswith(f"{known} options that plans chose")
+    for matrix, entry in zip(after.matrices, plan.layers, strict=True):
+        assert entry.predicted_loss == option_of(matrix, entry).predicted_loss
+
+
+def test_a_kept_size_gives_the_same_bytes_as_a_first_run(small_llama: Place, first: Path, measured: Path) -> None:
+    small_llama.compress(measured, bits_per_weight=9)
     assert digest(measured) == {**digest(first), "plan.json": digest(measured)["plan.json"]}
     mine, theirs = (json.loads((folder / "plan.json").read_text()) for folder in (measured, first))
     assert {**mine["metadata"], "curves": ""} == {**theirs["metadata"], "curves": ""}
     assert [mine[key] for key in ("layers", "measured", "chosen")] == [theirs[key] for key in ("layers", "measured", "chosen")]
 
 
-def test_every_probe_anchors_its_matrix(llama: Place, first: Path) -> None:
+def test_every_probe_anchors_its_matrix(small_llama: Place, first: Path) -> None:
     curves = load_curves(first.with_name("first.curves"))
     assert all(matrix.probe is not None and matrix.anchor > 0 for matrix in curves.matrices)
     assert curves.data["held_out_samples"] == 4
     assert curves.data["calibration_samples"] == 8
 
 
-def test_the_same_command_finds_its_result_and_another_one_is_refused(llama: Place, first: Path) -> None:
+def test_the_same_command_finds_its_result_and_another_one_is_refused(small_llama: Place, first: Path) -> None:
     before = digest(first)
-    assert llama.compress(first, bits_per_weight=9).plan == load_compression_plan(first)
-    assert llama.compress(first, bits_per_weight=9, threads=2, processes=2).plan is not None
+    assert small_llama.compress(first, bits_per_weight=9).plan == load_compression_plan(first)
+    assert small_llama.compress(first, bits_per_weight=9, threads=2, processes=2).plan is not None
     with pytest.raises(ConfigError, match="is not empty and holds no result of this very command"):
-        llama.compress(first, bits_per_weight=8)
+        small_llama.compress(first, bits_per_weight=8)
     assert digest(first) == before
 
 
-def test_tied_embeddings_are_stored_once_and_stay_tied(llama: Place, first: Path) -> None:
+def test_tied_embeddings_are_stored_once_and_stay_tied(small_llama: Place, first: Path) -> None:
     plan = load_compression_plan(first)
     table = next(entry for entry in plan.layers if entry.role == "embedding")
     assert table.tied == ["lm_head"]
@@ -163,29 +174,29 @@ def test_tied_embeddings_are_stored_once_and_stay_tied(llama: Place, first: Path
         torch.testing.assert_close(model(tokens).logits, dense(tokens).logits, rtol=1e-4, atol=1e-4)
 
 
-def test_a_dry_run_writes_nothing(llama: Place, first: Path, measured: Path, tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(small_llama: Place, first: Path, measured: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "out.curves")
-    told = llama.compress(measured, dry_run=True, bits_per_weight=9)
+    told = small_llama.compress(measured, dry_run=True, bits_per_weight=9)
     assert told.plan is None
     assert told.facts["matrices"].startswith("8 with ")
     assert "bits per weight" in told.facts["smallest"]
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InfeasibleBudgetError, match="below the smallest possible"):
-        llama.compress(measured, dry_run=True, size=1000)
+        small_llama.compress(measured, dry_run=True, size=1000)
     kept = digest(first.with_name("first.curves"))
-    foretold = llama.compress(first, dry_run=True, bits_per_weight=8).plan
+    foretold = small_llama.compress(first, dry_run=True, bits_per_weight=8).plan
     assert foretold is not None
     assert foretold.bits_per_weight <= 8
     assert digest(first.with_name("first.curves")) == kept
 
 
-def test_a_rank_a_cosine_and_leave_one_out(llama: Place, measured: Path) -> None:
-    plan = llama.compress(measured, rank=16, min_dim=32, keep=["embedding"]).plan
+def test_a_rank_a_cosine_and_leave_one_out(small_llama: Place, measured: Path) -> None:
+    plan = small_llama.compress(measured, rank=16, min_dim=32, keep=["embedding"]).plan
     assert plan is not None
     assert plan.measured[0].kl_nats == min(one.kl_nats for one in plan.measured)
     assert "fixed-rank" in {one.name for one in plan.measured}
     shutil.rmtree(measured)
-    plan = llama.compress(measured, cosine=0.99, leave_one_out=True).plan
+    plan = small_llama.compress(measured, cosine=0.99, leave_one_out=True).plan
     assert plan is not None
     assert plan.metadata["predicted_cosine"] >= 0.99
     trials = plan.metadata["leave_one_out"]
@@ -206,26 +217,26 @@ def test_a_rank_a_cosine_and_leave_one_out(llama: Place, measured: Path) -> None
     ],
 )
 def test_targets_and_policies_that_do_not_suit_the_model_are_told_before_anything_is_measured(
-    llama: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str
+    small_llama: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str
 ) -> None:
-    monkeypatch.setattr(module, "measure_curves", lambda *_, **__: pytest.fail("measured first"))
-    before = digest(llama.model)
+    monkeypatch.setattr(compress_curves, "measure_curves", lambda *_, **__: pytest.fail("measured first"))
+    before = digest(small_llama.model)
     with pytest.raises(LayerLensError, match=said):
-        llama.compress(tmp_path / "out", **settings)
+        small_llama.compress(tmp_path / "out", **settings)
     assert list(tmp_path.iterdir()) == []
-    assert digest(llama.model) == before
+    assert digest(small_llama.model) == before
 
 
-def test_a_size_below_the_smallest_leaves_kept_curves_as_they_are(llama: Place, measured: Path, tmp_path: Path) -> None:
+def test_a_size_below_the_smallest_leaves_kept_curves_as_they_are(small_llama: Place, measured: Path, tmp_path: Path) -> None:
     kept = digest(tmp_path / "out.curves")
     with pytest.raises(InfeasibleBudgetError, match="below the smallest possible"):
-        llama.compress(measured, size=20_000)
+        small_llama.compress(measured, size=20_000)
     assert digest(tmp_path / "out.curves") == kept
     assert [path.name for path in tmp_path.iterdir()] == ["out.curves"]
 
 
-def test_curves_of_data_that_changed_are_not_used(llama: Place, tmp_path: Path) -> None:
-    mine = Place(llama.model, write_text(tmp_path / "text.txt", words=400))
+def test_curves_of_data_that_changed_are_not_used(small_llama: Place, tmp_path: Path) -> None:
+    mine = Place(small_llama.model, write_text(tmp_path / "text.txt", words=400))
     mine.compress(tmp_path / "out", bits_per_weight=9, widths=[8, 2], formats=["integer"], probes="off")
     shutil.rmtree(tmp_path / "out")
     kept = digest(tmp_path / "out.curves")
@@ -235,133 +246,34 @@ def test_curves_of_data_that_changed_are_not_used(llama: Place, tmp_path: Path) 
     assert digest(tmp_path / "out.curves") == kept
 
 
-def test_curves_of_another_run_are_not_overwritten(llama: Place, measured: Path, tmp_path: Path) -> None:
+def test_curves_of_another_run_are_not_overwritten(small_llama: Place, measured: Path, tmp_path: Path) -> None:
     kept = digest(tmp_path / "out.curves")
     with pytest.raises(ConfigError, match="holds another run's files"):
-        llama.compress(measured, bits_per_weight=9, num_samples=7)
+        small_llama.compress(measured, bits_per_weight=9, num_samples=7)
     (tmp_path / "out.curves" / "curves.json").unlink()
     with pytest.raises(ConfigError, match="holds another run's files"):
-        llama.compress(measured, bits_per_weight=9, num_samples=7)
+        small_llama.compress(measured, bits_per_weight=9, num_samples=7)
     assert digest(tmp_path / "out.curves") == {name: value for name, value in kept.items() if name != "curves.json"}
 
 
-def test_the_models_own_folder_and_other_folders_are_not_written_to(llama: Place, first: Path, tmp_path: Path) -> None:
-    before = digest(llama.model)
+def test_the_models_own_folder_and_other_folders_are_not_written_to(small_llama: Place, first: Path, tmp_path: Path) -> None:
+    before = digest(small_llama.model)
     with pytest.raises(ConfigError, match="is the model's own folder"):
-        llama.compress(llama.model / ".." / "model", bits_per_weight=9)
+        small_llama.compress(small_llama.model / ".." / "model", bits_per_weight=9)
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is not empty"):
-        llama.compress(tmp_path, bits_per_weight=9)
+        small_llama.compress(tmp_path, bits_per_weight=9)
     with pytest.raises(ConfigError, match="is a file"):
-        llama.compress(tmp_path / "mine.txt", bits_per_weight=9)
+        small_llama.compress(tmp_path / "mine.txt", bits_per_weight=9)
     with pytest.raises(CheckpointError, match="was compressed by LayerLens; give its original"):
-        Place(first, llama.data).compress(tmp_path / "out", bits_per_weight=9)
-    assert digest(llama.model) == before
+        Place(first, small_llama.data).compress(tmp_path / "out", bits_per_weight=9)
+    assert digest(small_llama.model) == before
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_model_that_others_quantised_is_refused(llama: Place, tmp_path: Path) -> None:
-    shutil.copytree(llama.model, tmp_path / "model")
+def test_a_model_that_others_quantised_is_refused(small_llama: Place, tmp_path: Path) -> None:
+    shutil.copytree(small_llama.model, tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": {"quant_method": "gptq"}}))
     with pytest.raises(ConfigError, match="is quantised already; give the original checkpoint"):
-        Place(tmp_path / "model", llama.data).compress(tmp_path / "out", bits_per_weight=9)
-
-
-@pytest.mark.parametrize("name", ["model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight", "model.norm.weight"])
-def test_a_tensor_that_is_not_finite_is_named_and_nothing_is_left(llama: Place, tmp_path: Path, name: str) -> None:
-    shutil.copytree(llama.model, tmp_path / "model")
-    tensors = load_file(tmp_path / "model" / "model.safetensors")
-    tensors[name].view(-1)[3] = float("nan")
-    save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
-    before = digest(tmp_path / "model")
-    with pytest.raises(LayerLensError, match=f"(NaN|infinite).*{name.removesuffix('.weight')}"):
-        Place(tmp_path / "model", llama.data).compress(tmp_path / "out", bits_per_weight=9)
-    assert digest(tmp_path / "model") == before
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-def no_space(*_: object, **__: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_disk_that_is_full_while_measuring_leaves_nothing(
-    llama: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(factor_cache, "save_file", no_space)
-    with pytest.raises(ConfigError, match="too full for the factors of"):
-        llama.compress(tmp_path / "out", bits_per_weight=9)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_disk_that_is_full_while_writing_leaves_the_curves_alone(
-    llama: Place, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = digest(tmp_path / "out.curves")
-    with monkeypatch.context() as patch:
-        patch.setattr(tensor_files.TensorFiles, "write", no_space)
-        with pytest.raises(ConfigError, match=r"cannot write .*out: No space left on device; make room"):
-            llama.compress(measured, bits_per_weight=9)
-    assert digest(tmp_path / "out.curves") == kept
-    assert [path.name for path in tmp_path.iterdir()] == ["out.curves"]
-    assert llama.compress(measured, bits_per_weight=9).plan is not None
-
-
-def killed(run: Callable[[], object], owner: type, name: str, places: int) -> int:
-    """Run in a process of its own that ends the hard way at so many calls of a method; its exit code, or minus the signal."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    left, method = places, getattr(owner, name)
-
-    def counted(*given: Any, **named: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return method(*given, **named)
-
-    try:
-        setattr(owner, name, counted)
-        run()
-    finally:
-        os._exit(0)
-
-
-def test_a_run_that_is_killed_here_and_there_goes_on_to_the_same_bytes(llama: Place, first: Path, tmp_path: Path) -> None:
-    out = tmp_path / "first"
-    done: list[int] = []
-    for places in (2, 9, 12):
-        assert killed(lambda: llama.compress(out, bits_per_weight=9), MemoryGuard, "check", places) == -signal.SIGKILL
-        journal = tmp_path / "first.curves" / "work" / "journal.json"
-        done.append(json.loads(journal.read_text())["num_done"])
-    assert 1 <= done[0] < done[1] < done[2], "no run went on where the one before was"
-    assert killed(lambda: llama.compress(out, bits_per_weight=9), tensor_files.TensorFiles, "write", 5) == -signal.SIGKILL
-    assert len(list(tmp_path.glob(".first.unfinished-*"))) == 1
-    assert not out.exists()
-    llama.compress(out, bits_per_weight=9)
-    assert digest(out) == digest(first)
-    assert digest(tmp_path / "first.curves") == digest(first.with_name("first.curves"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "first.curves"]
-
-
-def test_a_run_that_is_interrupted_while_it_probes_or_writes_measures_no_curve_again(
-    llama: Place, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    out = tmp_path / "first"
-    for owner, name in ((HeldOut, "probes"), (HeldOut, "race"), (tensor_files.TensorFiles, "write")):
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, interrupted)
-            if name != "probes":
-                patch.setattr("layerlens.compressing.matrix_jobs.solve_matrix", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                llama.compress(out, bits_per_weight=9)
-        assert [path.name for path in tmp_path.iterdir()] == ["first.curves"]
-    started = time.time_ns()
-    llama.compress(out, bits_per_weight=9)
-    factors = (tmp_path / "first.curves" / "factors").iterdir()
-    assert all(path.stat().st_mtime_ns < started for path in factors), "a matrix was solved again"
-    assert digest(out) == digest(first)
+        Place(tmp_path / "model", small_llama.data).compress(tmp_path / "out", bits_per_weight=9)

@@ -1,0 +1,133 @@
+"""The curves that a compression starts from: kept from an earlier run, or measured and anchored by probes now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+from layerlens.artifacts.compression import Curves, MatrixCurve, Option
+from layerlens.compressing.anchors import anchored, few_per_role, probed_option
+from layerlens.compressing.factor_cache import FactorCache
+from layerlens.compressing.held_out import HeldOut, held_out_samples
+from layerlens.compressing.option_grid import OptionGrid
+from layerlens.compressing.run import MeasureOptions, measure_curves
+from layerlens.config import CompressConfig
+from layerlens.data.dataset import LoadedData
+from layerlens.data.partition import Partition
+from layerlens.errors import ConfigError
+from layerlens.models.checkpoint import Checkpoint
+from layerlens.models.streamed.load import StreamedModel
+from layerlens.progress import SILENT, Progress
+from layerlens.streaming.memory_guard import MemoryGuard
+from layerlens.workflow.curves_folder import CurvesFolder
+
+#: Multiply-accumulates up to which every matrix gets a probe of its own when that is left to us: minutes on two cores.
+_CHEAP_PROBES = 2e13
+#: Weights up to which all effort is spent when that is left to us: an hour or so on two cores.
+_FULL_EFFORT = 300_000_000
+#: Tokens that run through a block together.
+_TOKENS_AT_ONCE = 2048
+
+
+def option_grid(checkpoint: Checkpoint, config: CompressConfig) -> OptionGrid:
+    """The options that every matrix is given."""
+    grid = OptionGrid(group_size=config.group_size, widths=tuple(config.widths), extra_ranks=tuple(config.ranks_asked))
+    numbers = sum(prod(header.shape) for header in checkpoint.tensors.values())
+    if config.effort == "full" or (config.effort == "auto" and numbers <= _FULL_EFFORT):
+        return grid
+    return replace(grid, two_sided_widths=(), corrected_widths=(), sweeps=0)
+
+
+def curves_and_samples(
+    folder: CurvesFolder,
+    model: StreamedModel,
+    data: LoadedData,
+    part: Partition,
+    config: CompressConfig,
+    *,
+    guard: MemoryGuard,
+    progress: Progress = SILENT,
+) -> HeldOut:
+    """Anchored curves, with the held-out samples on which everything else is measured.
+
+    Args:
+        folder: Where curves are kept.
+        model: The original, streamed.
+        data: Encoded samples and their task.
+        part: Which of them calibrate, and which are held out.
+        config: How curves are measured.
+        guard: Watches memory.
+        progress: Who watches.
+
+    Raises:
+        LayerLensError: as `measure_curves` and `HeldOut.probes`, or the data is not what kept curves were measured on.
+    """
+    samples = part.train[: config.num_samples]
+    curves = folder.kept()
+    if curves is not None and curves.data.get("hash") != data.hash(samples):
+        raise ConfigError(f"{data.id} has changed since {folder.path} was measured; remove that folder or choose another one")
+    is_new = curves is None
+    if curves is None:
+        folder.claim()
+        curves = _calibrated(folder, model, data, samples, config, progress)
+    chosen = part.race[: config.held_out_samples]
+    held_out = HeldOut(
+        model,
+        held_out_samples(model, data, chosen, batch_size=config.batch_size, tokens_at_once=_TOKENS_AT_ONCE),
+        curves,
+        FactorCache(folder.path, model),
+        folder.work,
+        max_store=config.max_store,
+        after_part=guard.check,
+        progress=progress,
+    )
+    if not is_new:
+        return held_out
+    folder.work.mkdir(parents=True, exist_ok=True)
+    curves = anchored(curves, held_out.probes(_probed(held_out, config)))
+    curves = curves.model_copy(update={"data": {**curves.data, "held_out_samples": len(chosen)}})
+    folder.save(curves)
+    folder.finish()
+    return replace(held_out, curves=curves)
+
+
+def probes_all(held_out: HeldOut, config: CompressConfig) -> bool:
+    """Whether every matrix is probed; otherwise a few of each role are."""
+    if config.probes != "auto":
+        return config.probes == "all"
+    tokens = sum(samples * length for samples, length, _ in held_out.samples.shapes)
+    # A probe of block b runs through the blocks from b on: half of the model on average.
+    cost = len(held_out.curves.matrices) * tokens * held_out.model.info.num_parameters / 2
+    return cost <= _CHEAP_PROBES
+
+
+def _calibrated(
+    folder: CurvesFolder,
+    model: StreamedModel,
+    data: LoadedData,
+    samples: Sequence[int],
+    config: CompressConfig,
+    progress: Progress,
+) -> Curves:
+    options = MeasureOptions(
+        option_grid(model.checkpoint, config),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        max_memory=config.max_memory,
+        max_store=config.max_store,
+        processes=config.processes,
+        engine=config.engine,
+        threads=config.threads,
+    )
+    curves = measure_curves(model, data, samples, options, folder=folder.path, work=folder.work, progress=progress)
+    folder.is_calibrated = True
+    return curves
+
+
+def _probed(held_out: HeldOut, config: CompressConfig) -> list[tuple[MatrixCurve, Option]]:
+    if config.probes == "off":
+        return []
+    matrices = held_out.curves.matrices
+    wanted = matrices if probes_all(held_out, config) else few_per_role(matrices)
+    return [(matrix, option) for matrix in wanted if (option := probed_option(matrix)) is not None]
