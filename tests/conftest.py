@@ -10,6 +10,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# Under the hook compiled files are not found: what is first imported there is compiled anew, slowly and with its warnings.
+import transformers.modeling_utils  # noqa: F401
 from jaxtyping import install_import_hook
 
 import tests.checked_types  # noqa: F401  the hook finds the checker as an attribute of the package

@@ -12,7 +12,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,9 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from layerlens import __version__
-from layerlens.config import CompressConfig, EvaluateConfig, OptimizationConfig, ProfilingConfig, RaceConfig, TuneConfig
+from layerlens.commands import COMMANDS, Command, Option
 from layerlens.errors import ConfigError, LayerLensError
+from layerlens.models.lean_import import import_lean_for
 from layerlens.words import Frozen
 
 if TYPE_CHECKING:
@@ -32,128 +32,6 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
-
-
-@dataclass(frozen=True)
-class Option:
-    """An argument of a command that is no config field: a path, a name, a switch."""
-
-    name: str
-    help: str
-    default: str | None = None
-    is_required: bool = False
-    is_switch: bool = False
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command: `layerlens.workflow.NAME.NAME` does it, `layerlens.tables.show_NAME` prints what came out."""
-
-    help: str
-    config: type[Frozen] | None = None
-    options: tuple[Option, ...] = ()
-    aliases: tuple[tuple[str, str], ...] = ()
-    spellings: tuple[tuple[str, str], ...] = ()
-    """Older spellings of whole flags; an argument is meant where the new one has no dashes."""
-
-
-_DATA = Option("--data", "stdlib-docs, a file, a folder of images or a hub data set", is_required=True)
-_DRY_RUN = Option("--dry-run", "print exact costs and touch nothing", is_switch=True)
-
-COMMANDS: dict[str, Command] = {
-    "demo": Command(
-        "the whole job on a real model and real text, in about five minutes",
-        options=(Option("--out", "folder of the run", default="runs/demo"),),
-    ),
-    "profile": Command(
-        "measure every layer of a model on your data",
-        ProfilingConfig,
-        (
-            Option("model", "a folder or a hub id", is_required=True),
-            _DATA,
-            Option("--out", "folder for the profile", is_required=True),
-            _DRY_RUN,
-        ),
-    ),
-    "plan": Command(
-        "choose method and size per layer under budgets, exactly",
-        OptimizationConfig,
-        (
-            Option("profile", "folder of a profile", is_required=True),
-            Option("--out", "the plan to write", default="plan.json"),
-            _DRY_RUN,
-        ),
-        aliases=(("--methods", "--candidate-methods"),),
-    ),
-    "race": Command(
-        "let the candidates run briefly, and choose by measurement",
-        RaceConfig,
-        (Option("plan", "a plan.json; rewritten with the winner", is_required=True), _DATA, _DRY_RUN),
-    ),
-    "tune": Command(
-        "fine-tune by the plan and measure what came out",
-        TuneConfig,
-        (
-            Option("plan", "a plan.json", is_required=True),
-            _DATA,
-            Option("--out", "folder for the adapter and its evaluation", is_required=True),
-            Option("--no-race", "train the plan as it is, raced or not", is_switch=True),
-            _DRY_RUN,
-        ),
-        aliases=(("--lr", "--learning-rate"),),
-    ),
-    "compress": Command(
-        "store each matrix so that the model fits the bytes you have, and measure what was lost",
-        CompressConfig,
-        (
-            Option("model", "a folder or a hub id", is_required=True),
-            Option("--data", f"calibration data: {_DATA.help}", default="stdlib-docs"),
-            Option("--out", "folder for the compressed model; curves and factors lie beside it, in OUT.curves", is_required=True),
-            _DRY_RUN,
-        ),
-        spellings=(
-            ("--input_dir", "model"),
-            ("--output_dir", "--out"),
-            ("--quant_bits", "--quant-bits"),
-            ("--min_dim_for_compression", "--min-dim"),
-        ),
-    ),
-    "evaluate": Command(
-        "score a fine-tuned model or adapter on data, or a compressed one against its original",
-        EvaluateConfig,
-        (
-            Option(
-                "model", "folder of an adapter that LayerLens wrote, or of a fine-tuned or compressed model", is_required=True
-            ),
-            _DATA,
-            Option("--against", "a second adapter or model, scored on the same samples; the original of a compressed one"),
-            Option("--out", "the evaluation to write", default="evaluation.json"),
-        ),
-    ),
-    "export": Command(
-        "write a compressed folder as an ordinary checkpoint, or in a standard format",
-        options=(
-            Option("source", "a folder that `layerlens compress` wrote", is_required=True),
-            Option("--dense", "decode every matrix", is_switch=True),
-            Option("--compressed-tensors", "the standard format of that library, for int8 and int4 plans", is_switch=True),
-            Option("--out", "the folder to write; SOURCE-dense or SOURCE-compressed-tensors if not given"),
-        ),
-    ),
-    "validate": Command(
-        "check a plan: sums, budgets, ranges, correlations",
-        options=(
-            Option("plan", "a plan.json", is_required=True),
-            Option("--out", "where to write the checks; validation.json beside the plan if not given"),
-        ),
-    ),
-    "report": Command(
-        "one self-contained page about a run",
-        options=(
-            Option("folder", "folder of a run", is_required=True),
-            Option("--out", "the page to write; report.html in the folder if not given"),
-        ),
-    ),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     _quieten(is_debug=is_debug)
     try:
-        return _run(typed[0], typed[1:])
+        return _run(typed[0], typed[1:], is_own_process=arguments is None)
     except KeyboardInterrupt:
         print("layerlens: interrupted; type the same command again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -187,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_BAD_INPUT
 
 
-def _run(name: str, typed: Sequence[str]) -> int:
+def _run(name: str, typed: Sequence[str], *, is_own_process: bool) -> int:
     if name not in COMMANDS:
         raise ConfigError(f"unknown command {name!r}; there are {', '.join(COMMANDS)}")
     command = COMMANDS[name]
@@ -200,6 +78,8 @@ def _run(name: str, typed: Sequence[str]) -> int:
         raise ConfigError(f"{name}: missing {', '.join(missing)}; see `layerlens {name} --help`")
     if command.config is not None:
         call["config"] = _config(command.config, {key: value for key, value in values.items() if value is not None})
+    if is_own_process:
+        import_lean_for(call.get("config"))
     from layerlens.terminal import TerminalProgress
 
     call["command"] = shlex.join(["layerlens", name, *typed])
@@ -334,6 +214,8 @@ def _quieten(*, is_debug: bool) -> None:
     logging.getLogger("layerlens").setLevel(logging.DEBUG if is_debug else logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not is_debug:
+        for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

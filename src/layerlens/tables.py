@@ -14,10 +14,12 @@ from layerlens.artifacts.compression_evaluation import CompressionEvaluation, Te
 from layerlens.artifacts.evaluation import Evaluation
 from layerlens.artifacts.plan import Plan
 from layerlens.artifacts.validation import Validation
+from layerlens.benching.table import bench_tables, cost_lines
 from layerlens.validation.table import validation_table
 from layerlens.words import Role
 
 if TYPE_CHECKING:
+    from layerlens.workflow.bench import BenchResult
     from layerlens.workflow.compress import CompressResult
     from layerlens.workflow.demo import DemoResult
     from layerlens.workflow.export import ExportResult
@@ -156,6 +158,8 @@ def show_evaluate(result: Evaluation | CompressionEvaluation) -> bool:
 def show_export(result: ExportResult) -> bool:
     """Say what was written."""
     _console.print(f"{result.folder}: {result.size_bytes:,} bytes, {result.form}", markup=False)
+    for note in result.notes:
+        _console.print(f"  {note}", markup=False, soft_wrap=True)
     return True
 
 
@@ -225,6 +229,24 @@ def show_report(result: Path) -> bool:
     """Say where the page lies."""
     _console.print(str(result), markup=False)
     return True
+
+
+def show_bench(result: BenchResult) -> bool:
+    """Print the arms of each cell beside each other and what that shows; false when a run died."""
+    if result.bench is None:
+        for stage in result.planned:
+            steps = "" if stage.steps is None else f", {stage.steps:,} steps each"
+            _console.print(f"{stage.cell:<28} {stage.stage:<14} {stage.arm:<16} × {stage.count}{steps}", markup=False)
+        _console.print(f"would be written to {result.folder}; nothing was touched", markup=False)
+        return True
+    for table in bench_tables(result.bench, width=_console.width):
+        _console.print(table)
+    for line in (*cost_lines(result.bench), *(f"{found.topic}: {found.text}" for found in result.bench.findings)):
+        _console.print(line, markup=False)
+    for name, error in result.failures.items():
+        _console.print(f"died: {name}: {error}", markup=False)
+    _console.print(f"{result.report}", markup=False)
+    return not result.failures and not result.bench.failed
 
 
 def show_demo(result: DemoResult) -> bool:

@@ -49,6 +49,27 @@ class Role(StrEnum):
         return self in (Role.ATTENTION_OUTPUT, Role.MLP_DOWN)
 
 
+_QUERY_VALUE = frozenset({Role.ATTENTION_QUERY, Role.ATTENTION_VALUE, Role.ATTENTION_QKV})
+_MLP = frozenset(role for role in Role if role.is_mlp)
+#: Sets of roles that a person would adapt, broadest first; an empty set means every role.
+ROLE_SETS: dict[str, frozenset[Role]] = {
+    "all": frozenset(),
+    "mlp": _MLP,
+    "mlp+attention.output": _MLP | {Role.ATTENTION_OUTPUT},
+    "mlp+attention.value": _MLP | {Role.ATTENTION_VALUE, Role.ATTENTION_QKV},
+    "attention": frozenset(role for role in Role if role.is_attention),
+    "query+value": _QUERY_VALUE,
+    "mlp.down+attention.output": frozenset({Role.MLP_DOWN, Role.ATTENTION_OUTPUT}),
+}
+#: Cuts, as shares of the depth, that each set of roles is crossed with.
+_CUTS = (1 / 6, 1 / 3, 1 / 2, 2 / 3)
+
+
+def depth_cuts(num_blocks: int) -> list[int]:
+    """Lowest blocks that a structured plan may adapt, the whole depth first."""
+    return sorted({0, *(max(1, round(share * num_blocks)) for share in _CUTS if num_blocks > 1)})
+
+
 class Method(StrEnum):
     """A fine-tuning method. `none` is a choice like any other."""
 

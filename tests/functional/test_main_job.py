@@ -66,9 +66,15 @@ def test_the_whole_job_leaves_an_adapter_that_plain_peft_loads(run: Run, workpla
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert arms["layerlens"]["trainable_params"] == sum(layer["params"] for layer in plan["layers"])
     assert arms["layerlens"]["metrics"]["loss"] < arms["head"]["metrics"]["loss"]
+    # What was foreseen of the time stands beside what it was, as a share of the full fine-tuning in the same run.
+    assert arms["layerlens"]["predicted_time_ratio"] == plan["budgets"]["time_ratio"]["spent"]
+    for arm in arms.values():
+        assert arm["time_ratio"] == pytest.approx(arm["train_seconds"] / arms["full"]["train_seconds"])
+    assert arms["head"]["frozen_blocks"] == 2
+    assert arms["full"]["frozen_blocks"] == 0
     assert run("validate", tmp_path / "plan.json").code == 0
     assert run("report", tmp_path).code == 0
-    assert "full" in (tmp_path / "report.html").read_text()
+    assert "Time and memory against full fine-tuning" in (tmp_path / "report.html").read_text()
     again = run("evaluate", tmp_path, "--data", workplace.data, "--out", tmp_path / "again.json", "--max-length", 16)
     assert again.code == 0, again.err
     code = (

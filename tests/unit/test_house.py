@@ -41,6 +41,7 @@ def test_every_command_is_documented_and_has_its_twin(command: str) -> None:
     [
         "layerlens",
         "layerlens.cli",
+        "layerlens.workflow.export",
         "layerlens.workflow.plan",
         "layerlens.workflow.validate",
         "layerlens.workflow.report",

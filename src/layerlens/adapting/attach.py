@@ -20,6 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from layerlens.adapting.lora import ADAPTER, adapted_modules, check_realised, lora_config, peft_warnings_hidden
+from layerlens.adapting.site_modules import check_sites, site_modules, sites_attached
 from layerlens.artifacts.plan import Plan
 from layerlens.models.weights import is_transposed
 
@@ -30,25 +31,27 @@ def attached(model: PreTrainedModel, plan: Plan, *, seed: int) -> Iterator[PeftM
 
     Args:
         model: The task model; changed in place inside the context.
-        plan: LoRA and none alone.
+        plan: LoRA goes on through PEFT, bottlenecks and prefixes are our own modules.
         seed: Of the adapters' start.
 
     Yields:
         The PEFT model around `model`, its head a trainable copy, nothing else of the base trainable.
 
     Raises:
-        ConfigError: a method that is not applied yet.
         ManifestError: a layer that the model has not.
+        UnsupportedModelError: a prefix on an attention that cannot have one.
         LayerLensError: what PEFT made is not what the plan says.
     """
-    modules = adapted_modules(plan, model)
+    modules, sites = adapted_modules(plan, model), site_modules(plan)
+    check_sites(sites, model)
     config = lora_config(plan, is_transposed=any(map(is_transposed, modules.values())))
     with restored(model, plan.head):
         with peft_warnings_hidden():
             adapted: PeftModel = get_peft_model(model, config)
         start_adapters_(adapted, seed=seed)
-        check_realised(plan, adapted)
-        yield adapted
+        with sites_attached(model, sites, seed=seed):
+            check_realised(plan, adapted)
+            yield adapted
 
 
 @contextmanager
@@ -85,11 +88,15 @@ def start_adapters_(model: nn.Module, *, seed: int) -> None:
         if not isinstance(module, LoraLayer):
             continue
         down, up = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
-        layer = path.removeprefix("base_model.model.")
-        digest = hashlib.sha256(f"{seed}:{layer}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        generator = layer_generator(path.removeprefix("base_model.model."), seed=seed)
         bound = down.shape[1] ** -0.5
         with torch.no_grad():
             start = torch.empty(down.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
             down.copy_(start)
             up.zero_()
+
+
+def layer_generator(layer: str, *, seed: int) -> torch.Generator:
+    """A generator of this layer's own: what it draws depends on the seed and the layer alone."""
+    digest = hashlib.sha256(f"{seed}:{layer}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

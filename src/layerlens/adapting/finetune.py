@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from peft import PeftModel
 from torch import nn
 
+from layerlens.adapting.hooks import NO_HOOKS, Hooks
 from layerlens.adapting.memory import peak_memory
 from layerlens.adapting.precision import kept_generators, training_device
 from layerlens.adapting.samples import Samples
@@ -65,7 +67,9 @@ def finished_arm(out: Path, spec: RunSpec) -> Arm | None:
     raise ConfigError(f"{path} belongs to another run; choose another output folder or remove it")
 
 
-def finetune(model: nn.Module, spec: RunSpec, *, out: Path, keep: Callable[[], None], progress: Progress) -> Arm:
+def finetune(
+    model: nn.Module, spec: RunSpec, *, out: Path, keep: Callable[[], None], progress: Progress, hooks: Hooks = NO_HOOKS
+) -> Arm:
     """Train the trainable parameters of `model`, keep the result, score it.
 
     Args:
@@ -74,6 +78,7 @@ def finetune(model: nn.Module, spec: RunSpec, *, out: Path, keep: Callable[[], N
         out: Folder of the run.
         keep: Called after training, to save what was made.
         progress: Who watches.
+        hooks: What the method adds to the run.
 
     Returns:
         Metrics after training, seconds and peak memory of the training alone, the loss curve.
@@ -100,6 +105,7 @@ def finetune(model: nn.Module, spec: RunSpec, *, out: Path, keep: Callable[[], N
                 progress=progress,
                 num_samples=len(spec.training),
                 new_parameters=spec.new_parameters,
+                hooks=hooks,
             )
             resumed = last_whole_checkpoint(checkpoints)
             if resumed is not None:
@@ -107,6 +113,8 @@ def finetune(model: nn.Module, spec: RunSpec, *, out: Path, keep: Callable[[], N
             history = trainer.run(resumed)
     finally:
         transformers.logging.set_verbosity(verbosity)
+        if spec.config.gradient_checkpointing:
+            _end_checkpointing(model)
     keep()
     scored = spec.evaluation
     arm = Arm(
@@ -125,11 +133,23 @@ def finetune(model: nn.Module, spec: RunSpec, *, out: Path, keep: Callable[[], N
         learning_rate=spec.config.learning_rate,
         steps=spec.num_steps,
         loss_curve=loss_curve(history.losses),
+        epochs=spec.num_steps * min(spec.config.batch_size, len(spec.training)) / len(spec.training),
+        frozen_blocks=trainer.start.cut,
+        kept_bytes=trainer.start.kept_bytes,
     )
+    if hooks.outcome is not None:
+        arm = arm.model_copy(update=hooks.outcome())
     write_json(out / ARM_FILE, {"run": spec.identity, "arm": arm.model_dump(mode="json")})
     if not spec.config.keep_checkpoints:
         shutil.rmtree(checkpoints)
     return arm
+
+
+def _end_checkpointing(model: nn.Module) -> None:
+    """Take off what the Trainer has switched on, the hook that makes the embeddings' output ask for a gradient included."""
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner.activation_checkpointing_disable()
+    inner.disable_input_require_grads()
 
 
 def loss_curve(losses: Sequence[float]) -> list[LossPoint]:

@@ -52,7 +52,7 @@ def start_head_(
             "samples": data.hash(chosen),
             "seed": config.seed,
             "batch_size": config.batch_size,
-            "model": task_model.checkpoint.hash(),
+            "model": task_model.identity,
         }
     )
     model = task_model.model

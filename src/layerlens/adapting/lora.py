@@ -16,15 +16,19 @@ from peft import LoraConfig, TaskType
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from layerlens.adapting.site_modules import realised_sites, site_modules
+from layerlens.adapting.stored_lora import STORED_LORA
 from layerlens.artifacts.plan import Plan
-from layerlens.errors import ConfigError, LayerLensError, ManifestError
+from layerlens.errors import LayerLensError, ManifestError
 from layerlens.models.load import TaskModel
-from layerlens.models.weights import is_planned_module, layer_features
+from layerlens.models.weights import is_adaptable_module, layer_features
 from layerlens.words import Method, TaskKind
 
 #: PEFT accepts this name in place of targets where only `modules_to_save` are trained.
 NO_TARGETS = "dummy-target-modules"
 ADAPTER = "default"
+#: What PEFT puts before a module's path.
+PEFT_PREFIX = "base_model.model."
 
 #: PEFT has no task type for images; its plain model class serves them.
 TASK_TYPES = {
@@ -38,20 +42,16 @@ TASK_TYPES = {
 
 
 def lora_config(plan: Plan, *, is_transposed: bool) -> LoraConfig:
-    """Write a plan as PEFT's config.
+    """Write a plan's LoRA as PEFT's config; PEFT has no form for the other methods.
 
     Args:
-        plan: The plan; its methods must be LoRA and none.
+        plan: The plan.
         is_transposed: The adapted layers are `Conv1D`, whose weight is stored [in, out].
-
-    Raises:
-        ConfigError: the plan holds a method that PEFT has no form for.
     """
-    refuse_other_methods(plan)
     ranks = plan.ranks
     largest = max(ranks.values(), default=1)
     keys = {layer: pattern_key(layer) for layer in ranks}
-    return LoraConfig(
+    config = LoraConfig(
         task_type=TASK_TYPES[plan.task.kind],
         r=largest,
         lora_alpha=_alpha(plan, largest),
@@ -63,27 +63,13 @@ def lora_config(plan: Plan, *, is_transposed: bool) -> LoraConfig:
         lora_dropout=0.0,
         bias="none",
     )
+    config._register_custom_module(STORED_LORA)
+    return config
 
 
 def pattern_key(layer: str) -> str:
     """The key of `rank_pattern` that fits this full module path and no other."""
     return "^" + re.escape(layer)
-
-
-def refuse_other_methods(plan: Plan) -> None:
-    """Raise where a plan asks for more than LoRA.
-
-    Raises:
-        ConfigError: naming the methods and the first layers.
-    """
-    others = [entry for entry in plan.adapted if entry.method is not Method.LORA]
-    if others:
-        methods = ", ".join(sorted({entry.method.value for entry in others}))
-        layers = ", ".join(entry.layer for entry in others[:3])
-        raise ConfigError(
-            f"the plan gives {methods} to {len(others)} sites ({layers}{', …' if len(others) > 3 else ''}): "
-            "adapter and prefix are planned but not applied yet; plan again with --methods lora,none"
-        )
 
 
 def check_model(plan: Plan, task_model: TaskModel) -> None:
@@ -111,7 +97,7 @@ def adapted_modules(plan: Plan, model: nn.Module) -> dict[str, nn.Module]:
         if entry.method is not Method.LORA:
             continue
         module = modules.get(entry.layer)
-        if module is None or not is_planned_module(module):
+        if module is None or not is_adaptable_module(module):
             faults.append(f"{entry.layer}: the model has no such layer")
             continue
         out_features, in_features = layer_features(module)
@@ -127,17 +113,19 @@ def adapted_modules(plan: Plan, model: nn.Module) -> dict[str, nn.Module]:
 
 
 def check_realised(plan: Plan, model: nn.Module) -> None:
-    """Check that a PEFT model trains exactly what the plan says: the same layers, ranks, scaling and parameters.
+    """Check that a PEFT model trains exactly what the plan says: the same sites, sizes, scaling and parameters.
 
     Raises:
-        LayerLensError: PEFT made something else; never trained on.
+        LayerLensError: something else was made; never trained on.
     """
     ranks, scalings = {}, set()
     for path, module in model.named_modules():
         if isinstance(module, LoraLayer):
-            ranks[path.removeprefix("base_model.model.")] = module.r[ADAPTER]
+            ranks[path.removeprefix(PEFT_PREFIX)] = module.r[ADAPTER]
             scalings.add(module.scaling[ADAPTER])
-    faults = _differences(plan.ranks, ranks)
+    faults = _differences(plan.ranks, ranks, "rank")
+    found = {path.removeprefix(PEFT_PREFIX): size for path, size in realised_sites(model).items()}
+    faults += _differences({site.path: site.size for site in site_modules(plan)}, found, "size")
     if any(abs(scaling - plan.alpha_over_rank) > 1e-9 for scaling in scalings):
         faults.append(f"alpha / r is {sorted(scalings)}, the plan says {plan.alpha_over_rank:g} everywhere")
     realised = count_trainable(model)
@@ -178,6 +166,6 @@ def _alpha(plan: Plan, rank: int) -> float:
     return int(alpha) if alpha == int(alpha) else alpha
 
 
-def _differences(needed: Mapping[str, int], found: Mapping[str, int]) -> list[str]:
+def _differences(needed: Mapping[str, int], found: Mapping[str, int], what: str) -> list[str]:
     names = [name for name in sorted({*needed, *found}) if needed.get(name) != found.get(name)]
-    return [f"{name}: rank {found.get(name, 0)} in place of {needed.get(name, 0)}" for name in names[:5]]
+    return [f"{name}: {what} {found.get(name, 0)} in place of {needed.get(name, 0)}" for name in names[:5]]

@@ -9,20 +9,12 @@ import torch
 from torch import nn
 
 from layerlens.config import Precision
+from layerlens.models.arithmetic import has_fast_bf16
 
 
 def training_device() -> torch.device:
     """The first GPU where there is one, else the processor."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 is faster than float32 here: a GPU that supports it, or a processor with its instructions."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    # torch has told this since 2.10; before, float32 is the safe choice.
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def uses_bf16(precision: Precision, device: torch.device) -> bool:

@@ -31,7 +31,6 @@ from layerlens.errors import ConfigError, DataError, ManifestError, NotFiniteErr
 from layerlens.models.load import TaskModel
 from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
-from layerlens.words import Method
 
 #: Fewer held-out samples cannot be split into two halves that mean anything.
 FEWEST_HELD_OUT = 8
@@ -64,12 +63,12 @@ def race(
         The winner's plan with `race` filled in.
 
     Raises:
-        ConfigError: `only` names an unknown candidate, or no candidate is applied yet.
+        ConfigError: `only` names an unknown candidate.
         ManifestError: a plan or candidate of another model.
         DataError: too few training or held-out samples.
         NotFiniteError: every candidate diverged.
     """
-    runnable, skipped = _runnable(plan, candidates, config)
+    runnable = _runnable(plan, candidates, config)
     check_model(plan, task_model)
     training = Samples(data, choose(part.train, config.max_train_samples, seed=config.seed))
     held_out = Samples(data, choose(part.race, config.held_out_samples, seed=config.seed))
@@ -80,7 +79,7 @@ def race(
         )
     order = field_order(runnable)
     tuning_steps = config.tuning_steps or num_tuning_steps(len(training), batch_size=config.batch_size, epochs=config.epochs)
-    details: dict[str, Any] = {"tuning_steps": tuning_steps, "share_asked": config.share, "skipped": skipped}
+    details: dict[str, Any] = {"tuning_steps": tuning_steps, "share_asked": config.share}
     if len(order) == 1:
         return uncontested(runnable, order[0], details)
     rungs = lay_out(
@@ -185,8 +184,8 @@ def _heat(runner: Runner, field: list[str], rung: Rung, title: str, progress: Pr
     return RungResult(rung.steps, seeds[:whole], {name: np.stack(losses[:whole]) for name, losses in found.items()})
 
 
-def _runnable(plan: Plan, candidates: dict[str, Plan], config: RaceConfig) -> tuple[dict[str, Plan], list[str]]:
-    """The candidates that can run, and the names of those whose methods are not applied yet."""
+def _runnable(plan: Plan, candidates: dict[str, Plan], config: RaceConfig) -> dict[str, Plan]:
+    """The candidates that shall run, by name in order."""
     known = candidates or {plan.chosen.name: plan}
     if config.only is not None:
         if unknown := sorted(set(config.only) - set(known)):
@@ -194,11 +193,4 @@ def _runnable(plan: Plan, candidates: dict[str, Plan], config: RaceConfig) -> tu
         known = {name: entry for name, entry in known.items() if name in {*config.only, UNIFORM}}
     if foreign := sorted(name for name, entry in known.items() if entry.model.hash != plan.model.hash):
         raise ManifestError(f"candidates of another model than the plan's: {', '.join(foreign[:3])}; plan again")
-    skipped = sorted(name for name, entry in known.items() if any(layer.method is not Method.LORA for layer in entry.adapted))
-    runnable = {name: known[name] for name in sorted(known) if name not in skipped}
-    if not runnable:
-        raise ConfigError(
-            "every candidate holds an adapter or a prefix, which are planned but not applied yet; plan again with "
-            "--methods lora,none"
-        )
-    return runnable, skipped
+    return {name: known[name] for name in sorted(known)}

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerlens.adapting.attach import attached
+from layerlens.adapting.boundary_store import BoundaryShelf
 from layerlens.adapting.precision import autocast, training_device, uses_bf16
 from layerlens.adapting.race_state import Run, open_state, save_state
 from layerlens.adapting.samples import Samples
+from layerlens.adapting.site_modules import trained_identity
 from layerlens.adapting.training import train
 from layerlens.artifacts.plan import Plan
 from layerlens.artifacts.store import sha256_of_json
@@ -51,14 +53,16 @@ class Runner:
         self.candidates = candidates
         self.config = config
         self.state_path = state_path
+        # Candidates of one depth train on the same batches from the same hidden states.
+        self.shelf = BoundaryShelf(config.share_at_most)
         self.used: set[tuple[str, int, int]] = set()
         self.diverged: set[str] = set()
         self.was_stopped = False
         device = training_device()
         fingerprint = sha256_of_json(
             {
-                "model": task_model.checkpoint.hash(),
-                "candidates": {name: [plan.ranks, plan.alpha_over_rank, plan.head] for name, plan in sorted(candidates.items())},
+                "model": task_model.identity,
+                "candidates": {name: trained_identity(plan) for name, plan in sorted(candidates.items())},
                 "config": config.model_dump(mode="json", exclude=NOT_OF_A_RUN),
                 "training": training.identity,
                 "held_out": held_out.identity,
@@ -133,6 +137,7 @@ class Runner:
                     self.config,
                     seed=seed,
                     new_parameters=self.new_parameters,
+                    shelf=self.shelf,
                 )
             except NotFiniteError:
                 return None

@@ -1,4 +1,4 @@
-"""A trained adapter on disk: a plain PEFT folder, whole or not there at all."""
+"""A trained adapter on disk: a plain PEFT folder, or one with a sidecar where methods are mixed; whole or not there at all."""
 
 from __future__ import annotations
 
@@ -11,23 +11,33 @@ from pathlib import Path
 
 from peft import PeftModel
 
+from layerlens.adapting.base_record import record_base
 from layerlens.adapting.lora import NO_TARGETS
+from layerlens.adapting.sidecar import stopping_peft_type, write_sidecar
+from layerlens.adapting.site_modules import site_modules
 from layerlens.artifacts.plan import Plan
 from layerlens.errors import ConfigError
+from layerlens.models.compressed_checkpoint import CompressedCheckpoint
 from layerlens.models.load import TaskModel
 
-CONFIG_FILE = "adapter_config.json"
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+#: The adapter's folder in the output of a tuning run.
+ADAPTER_FOLDER = "adapter"
+#: Key of the weights' metadata that tells which base the adapter was trained on.
+BASE_HASH = "base_model_sha256"
 
 
 def save_adapter(folder: Path, adapted: PeftModel, plan: Plan, task_model: TaskModel) -> None:
     """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT does, with equal bytes for equal weights.
 
     PEFT lists the target modules in the order of a hash, shortens them to suffixes, and names the base by the place
-    it was loaded from; here they are the full paths in order, and the base is the id the plan was made for.
+    it was loaded from; here they are the full paths in order, and the base is the id the plan was made for. Bottlenecks and
+    prefixes, which PEFT does not know, lie in a sidecar (`sidecar.py`).
 
     Raises:
         ConfigError: the folder cannot be written.
     """
+    sites, base_model = site_modules(plan), base_model_id(task_model)
     with replaced_folder(folder) as staged:
         # Else PEFT asks the hub whether the vocabulary was resized.
         adapted.save_pretrained(str(staged), save_embedding_layers=False)
@@ -35,16 +45,38 @@ def save_adapter(folder: Path, adapted: PeftModel, plan: Plan, task_model: TaskM
         config = json.loads(path.read_text(encoding="utf-8"))
         config["target_modules"] = sorted(plan.ranks) or NO_TARGETS
         config["modules_to_save"] = list(plan.head) or None
-        config["base_model_name_or_path"] = base_model_id(task_model)
+        config["base_model_name_or_path"] = base_model
+        record_base(staged, task_model, original_id(task_model))
+        if sites:
+            config["peft_type"] = stopping_peft_type(sites)
+            write_sidecar(staged, task_model.model, plan, base_model)
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        weights = staged / WEIGHTS_FILE
+        weights.write_bytes(with_metadata(weights.read_bytes(), {BASE_HASH: plan.model.hash}))
         # PEFT's card holds nothing but a template and the base's path.
         (staged / "README.md").unlink(missing_ok=True)
 
 
 def base_model_id(task_model: TaskModel) -> str:
-    """Where another process finds the base model: the hub id, or the whole path of a local folder."""
+    """Where another process finds the base model: the hub id, or the whole path of a local folder, compressed or not."""
+    checkpoint = task_model.checkpoint
+    return str(checkpoint.folder.resolve()) if isinstance(checkpoint, CompressedCheckpoint) else original_id(task_model)
+
+
+def original_id(task_model: TaskModel) -> str:
+    """The same, of the model that plans are made for, whatever form the base is held in."""
     model = Path(task_model.checkpoint.id).expanduser()
     return str(model.resolve()) if model.is_dir() else task_model.checkpoint.id
+
+
+def with_metadata(content: bytes, added: dict[str, str]) -> bytes:
+    """A safetensors file with more metadata, in sorted order: the library writes more than one key in the order of a hash."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted({**header.get("__metadata__", {}), **added}.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 @contextmanager

@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
+from layerlens.adapting.boundary_start import BoundaryStart
+from layerlens.adapting.hooks import NO_HOOKS, Hooks
 from layerlens.adapting.lora import trainable_state
 from layerlens.adapting.optimizer import build_optimizer, build_schedule
 from layerlens.adapting.precision import training_device, uses_bf16
@@ -39,6 +41,8 @@ from layerlens.progress import Progress
 WEIGHTS_FILE = "trainable.safetensors"
 HISTORY_FILE = "history.json"
 TENSORBOARD_FOLDER = "tensorboard"
+#: The sample numbers of a batch, beside what the model takes.
+NUMBERS = "sample_numbers"
 #: Written when everything else of a checkpoint is; a checkpoint without it was cut short.
 WHOLE_FILE = "whole"
 
@@ -51,17 +55,17 @@ class History:
     seconds: float = 0.0
 
 
-class SampleDataset(Dataset[Example]):
-    """The samples by number."""
+class SampleNumbers(Dataset[int]):
+    """Every sample as its number: what a number stands for is looked up where the batch is made."""
 
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self.examples = examples
+    def __init__(self, num: int) -> None:
+        self.num = num
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return self.num
 
-    def __getitem__(self, index: int) -> Example:
-        return self.examples[index]
+    def __getitem__(self, index: int) -> int:
+        return index
 
 
 class TaskTrainer(Trainer):  # type: ignore[misc]
@@ -80,9 +84,11 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         progress: Progress,
         num_samples: int,
         new_parameters: Collection[str],
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
-        self.task, self.batches, self.config, self.new_parameters = task, batches, config, new_parameters
-        self.num_samples = num_samples
+        self.task, self.examples, self.batches, self.config = task, examples, batches, config
+        self.new_parameters, self.num_samples, self.hooks = new_parameters, num_samples, hooks
+        self.start = BoundaryStart(model, task, examples, batches, config, folder=checkpoints, progress=progress)
         self.history = History()
         self.optimizer: torch.optim.Optimizer | None = None
         self.lr_scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
@@ -92,9 +98,13 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
                 args=training_arguments(
                     name, config, num_steps=len(batches), checkpoints=checkpoints, label_keys=task.label_keys
                 ),
-                train_dataset=SampleDataset(examples),
-                data_collator=task.collate,
-                callbacks=[ProgressCallback(progress, f"train {name}", len(batches)), WholeCallback(checkpoints)],
+                train_dataset=SampleNumbers(len(examples)),
+                data_collator=self._collate,
+                callbacks=[
+                    ProgressCallback(progress, f"train {name}", len(batches)),
+                    *hooks.callbacks,
+                    WholeCallback(checkpoints),
+                ],
             )
         except (ImportError, RuntimeError, ValueError) as error:
             if not config.report_to:
@@ -139,11 +149,15 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         Raises:
             NotFiniteError: training has diverged.
         """
-        outputs = as_float32(model(**self.task.model_inputs(inputs)))
+        samples = inputs.pop(NUMBERS).tolist()
+        with self.start.step(samples, inputs):
+            outputs = as_float32(model(**self.task.model_inputs(inputs)))
         loss = self.task.per_sample_loss(outputs, inputs).mean()
         self.history.losses.append(loss.item())
         if not math.isfinite(loss.item()):
             raise NotFiniteError(diverged(self.state.global_step + 1, loss.item(), self.config.learning_rate))
+        if self.hooks.extra_loss is not None:
+            loss = loss + self.hooks.extra_loss()
         return (loss, outputs) if return_outputs else loss
 
     def floating_point_ops(self, inputs: Batch) -> int:
@@ -154,7 +168,8 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         """Train to the end, from a checkpoint where one is given."""
         self._seconds_before, self._started = 0.0, time.monotonic()
         try:
-            self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            with self.start:
+                self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         except Exception as error:
             if (tracker := type(error).__module__.partition(".")[0]) in self.config.report_to:
                 raise ConfigError(f"report_to: {tracker} failed ({one_line(error)}); set it up, or leave it out") from error
@@ -166,6 +181,9 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         """Report to the trackers with the true epoch: the Trainer takes our list of batches for a single one."""
         self.state.epoch = self.state.global_step * self.args.train_batch_size / self.num_samples
         super().log(logs, start_time)
+
+    def _collate(self, samples: Sequence[int]) -> Batch:
+        return {**self.task.collate([self.examples[sample] for sample in samples]), NUMBERS: torch.tensor(samples)}
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
@@ -206,6 +224,7 @@ def training_arguments(
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         bf16=uses_bf16(config.precision, device),
+        activation_checkpointing=config.gradient_checkpointing,
         use_cpu=device.type == "cpu",
         seed=config.seed,
         save_strategy="steps",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from layerlens.adapting.boundary_start import BoundaryStart
+from layerlens.adapting.boundary_store import BoundaryShelf
 from layerlens.adapting.optimizer import build_optimizer, build_schedule
 from layerlens.adapting.precision import autocast, kept_generators
 from layerlens.config import TrainingConfig
@@ -26,18 +29,23 @@ def train(
     *,
     seed: int,
     new_parameters: Collection[str] = (),
+    shelf: BoundaryShelf | None = None,
+    folder: Path | None = None,
 ) -> list[float]:
     """Train the trainable parameters of `model` in place, one step per batch.
 
+    Below the lowest trained block there is no gradient and no dropout, and what was computed once is not computed again.
+
     Args:
-        model: On its device; left in training mode.
+        model: On its device; left in training mode but for what lies below the lowest trained block.
         task: Collates and gives the loss; a step's loss is the mean over its samples.
         examples: What `batches` index.
         batches: Sample numbers of each step; the schedule's horizon is their count.
         config: Learning rate, warm-up, decay, clipping, precision.
         seed: Of the model's own dropout. The global generators are left as they were.
-
         new_parameters: Names of the head's parameters that are not pretrained.
+        shelf: Hidden states above the frozen blocks, shared with runs whose batches were drawn from the same seed.
+        folder: Where a file of them may lie; without one they are kept in memory or not at all.
 
     Returns:
         The training loss of each step, nats.
@@ -51,11 +59,12 @@ def train(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     losses = []
     model.train()
-    with kept_generators(device):
+    start = BoundaryStart(model, task, examples, batches, config, shelf=shelf, folder=folder, seed=seed)
+    with kept_generators(device), start:
         torch.manual_seed(seed)
         for step, indices in enumerate(batches):
             batch = to_device(task.collate([examples[index] for index in indices]), device)
-            with autocast(config.precision, device):
+            with autocast(config.precision, device), start.step(indices, batch):
                 outputs = model(**task.model_inputs(batch))
             loss = task.per_sample_loss(as_float32(outputs), batch).mean()
             losses.append(loss.item())

@@ -8,11 +8,13 @@ from pathlib import Path
 from layerlens.adapting.attach import attached
 from layerlens.adapting.finetune import RunSpec, finetune, finished_arm
 from layerlens.adapting.head_start import start_head_
-from layerlens.adapting.lora import check_model, refuse_other_methods
+from layerlens.adapting.hooks import NO_HOOKS, Hooks
+from layerlens.adapting.lora import check_model
 from layerlens.adapting.order import num_tuning_steps
 from layerlens.adapting.precision import on_training_device
 from layerlens.adapting.samples import Samples, choose
-from layerlens.adapting.save import save_adapter
+from layerlens.adapting.save import ADAPTER_FOLDER, save_adapter
+from layerlens.adapting.site_modules import trained_identity
 from layerlens.artifacts.evaluation import Arm
 from layerlens.artifacts.plan import Plan
 from layerlens.config import TuneConfig
@@ -23,7 +25,6 @@ from layerlens.models.load import TaskModel
 from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
 
-ADAPTER_FOLDER = "adapter"
 NAME = "layerlens"
 #: Runs of several seeds are scored on the same samples.
 EVAL_SEED = 0
@@ -40,11 +41,12 @@ def tune(
     out: Path,
     name: str = NAME,
     progress: Progress = SILENT,
+    hooks: Hooks = NO_HOOKS,
 ) -> Arm:
     """Train a plan's adapters and the head, save them to `out/adapter`, and score them.
 
     Args:
-        plan: LoRA and none alone.
+        plan: Any mix of methods.
         task_model: The plan's model; its random head is fitted, everything else is the same to the bit afterwards.
         data: Samples of the plan's task.
         part: Trained on are its `train` samples.
@@ -53,17 +55,17 @@ def tune(
         out: Folder of the run; a stopped run resumes there, a finished one is read from there.
         name: Of the arm.
         progress: Who watches.
+        hooks: What the arm adds to the run.
 
     Returns:
         The measured arm.
 
     Raises:
-        ConfigError: a method that is not applied yet, another run's folder, a tracker that is missing.
+        ConfigError: another run's folder, a tracker that is missing.
         ManifestError: a plan of another model.
         LayerLensError: the realised parameters are not the plan's.
         NotFiniteError: training diverged.
     """
-    refuse_other_methods(plan)
     check_model(plan, task_model)
     spec = run_spec(
         name,
@@ -74,7 +76,7 @@ def tune(
         config,
         adapter_params=plan.params,
         head_params=plan.head_params,
-        trained={"ranks": plan.ranks, "alpha_over_rank": plan.alpha_over_rank, "head": plan.head},
+        trained=trained_identity(plan),
     )
     if (arm := finished_arm(out, spec)) is not None:
         progress.note(f"{out} already holds this run")
@@ -89,6 +91,7 @@ def tune(
                 out=out,
                 keep=lambda: save_adapter(out / ADAPTER_FOLDER, adapted, plan, task_model),
                 progress=progress,
+                hooks=hooks,
             )
 
 
@@ -121,7 +124,7 @@ def run_spec(
     settings = config.model_dump(mode="json", exclude={"threads", "report_to", "keep_checkpoints", "save_steps"})
     identity = {
         "arm": name,
-        "model": task_model.checkpoint.hash(),
+        "model": task_model.identity,
         "trained": trained,
         "training": training.identity,
         "evaluation": scored.identity,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
 
 from layerlens.words import SCHEMA_VERSION, Frozen
+
+#: The arm that trains every parameter; times and memory are shares of its own.
+FULL = "full"
 
 
 class LossPoint(Frozen):
@@ -29,6 +33,14 @@ class Arm(Frozen):
     learning_rate: float | None = None
     steps: int | None = None
     loss_curve: list[LossPoint] = []
+    epochs: float | None = Field(default=None, description="passes over the training samples")
+    frozen_blocks: int = Field(default=0, ge=0, description="blocks at the bottom that no step ran a backward pass through")
+    kept_bytes: int = Field(default=0, ge=0, description="hidden states above the frozen blocks, kept from the first epoch")
+    predicted_time_ratio: float | None = Field(default=None, description="training time over full fine-tuning's, as planned")
+    time_ratio: float | None = Field(
+        default=None, description="training time over that of the full fine-tuning of the same seed in this run, as measured"
+    )
+    details: dict[str, Any] = Field(default={}, description="what only this arm has to tell: ranks it came to, steps it searched")
 
 
 class Evaluation(Frozen):
@@ -44,3 +56,22 @@ class Evaluation(Frozen):
     versions: dict[str, str] = {}
     machine: str = ""
     details: dict[str, Any] = {}
+
+
+def with_time_ratios(arms: Sequence[Arm], predicted: Mapping[str, float]) -> list[Arm]:
+    """Note each arm's training time as a share of full fine-tuning's: as it was predicted, and as it was measured.
+
+    Args:
+        arms: Of one run; those of a seed without full fine-tuning get no measured ratio.
+        predicted: What the plan of an arm foresaw, by the arm's name.
+    """
+    full = {arm.seed: arm.train_seconds for arm in arms if arm.name == FULL and arm.train_seconds > 0}
+    return [
+        arm.model_copy(
+            update={
+                "predicted_time_ratio": predicted.get(arm.name),
+                "time_ratio": arm.train_seconds / full[arm.seed] if arm.seed in full else None,
+            }
+        )
+        for arm in arms
+    ]

@@ -30,6 +30,7 @@ class BlockSpec(Frozen):
     block: int
     path: str = Field(description="full module path of the block")
     attention: str | None = Field(default=None, description="full module path of its attention; none if unknown")
+    takes_prefix: bool = Field(default=True, description="its attention uses transformers' interface, as a prefix needs")
     hidden_size: int = Field(gt=0)
     kv_features: int = Field(gt=0, description="key/value heads × head size")
     num_params: int = Field(gt=0, description="all parameters of the block")

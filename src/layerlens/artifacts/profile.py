@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from layerlens.artifacts.layers import BlockSpec, LayerSpec, ModelInfo
 from layerlens.artifacts.store import read_arrays, read_json, sha256_of_json, write_arrays, write_json
 from layerlens.errors import ManifestError
-from layerlens.words import SCHEMA_VERSION, Frozen, TaskKind
+from layerlens.words import SCHEMA_VERSION, Frozen, Method, TaskKind
 
 PROFILE_FILE, ARRAYS_FILE, TIMING_FILE = "profile.json", "profile.safetensors", "timing.json"
 
@@ -66,7 +66,11 @@ class ProxySettings(Frozen):
     held_out_samples: int
     is_complete: bool = Field(description="every layer was measured; otherwise a few per role")
     num_measured: int
-    is_blind: bool = Field(default=False, description="no gain beyond noise was seen, so proxy_eval has no weight in the utility")
+    is_blind: bool = Field(default=False, description="no gain beyond noise was seen; proxy_eval has no weight in the utility")
+    method_shares: dict[Method, float] = Field(
+        default={},
+        description="gain of a bottleneck or prefix over that of a LoRA of as many parameters, measured at a few sites",
+    )
 
 
 class LayerProfile(LayerSpec):
@@ -149,7 +153,12 @@ class Timing(Frozen):
     batch_size: int
     tokens_per_batch: int
     outside_forward_seconds: float = Field(ge=0, description="embeddings, head and loss, forward")
-    outside_backward_seconds: float = Field(ge=0)
+    outside_backward_seconds: float = Field(ge=0, description="of the same, embeddings trained")
+    outside_backward_frozen_seconds: float | None = Field(
+        default=None, ge=0, description="of the same, embeddings frozen; none where it was not told apart"
+    )
+    update_seconds_per_parameter: float = Field(default=0.0, ge=0, description="gradient clipping and AdamW, per parameter")
+    arithmetic: str = Field(default="fp32", description="of the timed passes: fp32, or bf16 autocast where it is fast")
     blocks: list[BlockTiming]
     latency: dict[str, LatencyModel] = Field(description="by layer; layers of one shape share a measurement")
     stages: dict[str, float] = Field(default={}, description="seconds of each stage of the profile")

@@ -16,24 +16,8 @@ from layerlens.artifacts.plan import UNIFORM
 from layerlens.budget.prices import PriceList
 from layerlens.budget.sites import PlanSite
 from layerlens.budget.uniform import uniform_sizes
-from layerlens.words import BudgetName, Method, Role
+from layerlens.words import ROLE_SETS, BudgetName, Method, depth_cuts
 
-_QUERY_VALUE = frozenset({Role.ATTENTION_QUERY, Role.ATTENTION_VALUE, Role.ATTENTION_QKV})
-_MLP = frozenset({Role.MLP_UP, Role.MLP_GATE, Role.MLP_GATE_UP, Role.MLP_DOWN})
-_ATTENTION = frozenset(role for role in Role if role.is_attention)
-
-#: Sets of roles, broadest first; an empty set means every role.
-ROLE_SETS: dict[str, frozenset[Role]] = {
-    "all": frozenset(),
-    "mlp": _MLP,
-    "mlp+attention.output": _MLP | {Role.ATTENTION_OUTPUT},
-    "mlp+attention.value": _MLP | {Role.ATTENTION_VALUE, Role.ATTENTION_QKV},
-    "attention": _ATTENTION,
-    "query+value": _QUERY_VALUE,
-    "mlp.down+attention.output": frozenset({Role.MLP_DOWN, Role.ATTENTION_OUTPUT}),
-}
-#: Cuts, as shares of the depth, each crossed with every set of roles.
-CUTS = (1 / 6, 1 / 3, 1 / 2, 2 / 3)
 #: Two plans are near-duplicates when so small a share of their parameters lies in different places.
 SAME_SHARE = 0.02
 
@@ -56,8 +40,7 @@ def structured(prices: PriceList, ranks: Sequence[int], limits: Mapping[BudgetNa
     def fits(sizes: Int[np.ndarray, " sites"]) -> bool:
         return prices.is_within(sizes, limits)
 
-    cuts = sorted({0, *(max(1, round(share * num_blocks)) for share in CUTS if num_blocks > 1)})
-    for cut in cuts:
+    for cut in depth_cuts(num_blocks):
         for name, roles in ROLE_SETS.items():
             members = [
                 number

@@ -11,10 +11,15 @@ Per training step, P_l weights of layer l, width h, T tokens per sample, batch b
                     + params · (8 + optimizer_bytes) + 4 b T r        of each option: itself, its inner activation
                     + 4 b T · in, once per shared input               the input that a weight gradient needs
     latency           Σ intercept_l + slope_l · r                     measured, one token, unmerged
-    time ratio        (forward + frozen backward of blocks >= c + options) / full fine-tuning, measured seconds
+    time ratio        measured seconds, over those of a step of full fine-tuning:
+                      embeddings, head and loss
+                    + Σ_{blocks >= c} forward and frozen backward
+                    + Σ_{blocks < c} forward / epochs                 what they give is computed once and kept
+                    + Σ options + parameters trained · update         clipping and optimiser
 
-Embeddings and the head's FLOPs are left out of the first: they are the same in every plan. A layer outside the blocks
-counts as below all of them.
+Embeddings and the head's FLOPs are left out of the first: they are the same in every plan. It is a step of the first
+epoch; later ones leave out the forward pass of the blocks below c. A layer outside the blocks counts as below all of
+them. What is kept of the blocks below c takes memory or disk beside the bytes (`kept_bytes_per_sample`).
 """
 
 from __future__ import annotations
@@ -50,6 +55,12 @@ class CostModel:
     batch_size: int
     length: int
     optimizer_bytes: int
+    epochs: float
+
+    @property
+    def kept_bytes_per_sample(self) -> int:
+        """Bytes of a sample's hidden state above the frozen blocks: its real tokens, float32, whichever the cut."""
+        return math.ceil(FLOAT_BYTES * self.profile.model.hidden_size * self.profile.mean_length)
 
     @property
     def names(self) -> tuple[BudgetName, ...]:
@@ -107,9 +118,11 @@ class CostModel:
         }
         if self.timing is not None:
             timing = self.timing
-            seconds = timing.outside_forward_seconds + timing.outside_backward_seconds
-            seconds += sum(block.forward_seconds for block in timing.blocks)
-            seconds += sum(block.backward_frozen_seconds for block in timing.blocks if block.block >= cut)
+            frozen = timing.outside_backward_frozen_seconds
+            seconds = timing.outside_forward_seconds + (timing.outside_backward_seconds if frozen is None else frozen)
+            seconds += timing.update_seconds_per_parameter * model.head_parameters
+            seconds += sum(block.forward_seconds / max(1.0, self.epochs) for block in timing.blocks if block.block < cut)
+            seconds += sum(block.forward_seconds + block.backward_frozen_seconds for block in timing.blocks if block.block >= cut)
             costs[BudgetName.LATENCY_MS] = 0
             costs[BudgetName.TIME_RATIO] = math.ceil(seconds / self.full_seconds * PER_RATIO)
         return costs
@@ -125,7 +138,8 @@ class CostModel:
             raise ConfigError("the profile has no timing.json, which a latency or time budget needs; profile again")
         timing = self.timing
         inside = sum(block.forward_seconds + block.backward_seconds for block in timing.blocks)
-        return max(inside + timing.outside_forward_seconds + timing.outside_backward_seconds, 1e-12)
+        update = timing.update_seconds_per_parameter * self.profile.model.num_parameters
+        return max(inside + timing.outside_forward_seconds + timing.outside_backward_seconds + update, 1e-12)
 
     def full(self) -> dict[BudgetName, float]:
         """What full fine-tuning costs: the share that a weighted cost is taken of where no budget is set."""
@@ -156,11 +170,12 @@ class CostModel:
     def _seconds(
         self, site: PlanSite, params: Int[np.ndarray, " sizes"], added_ms: Float[np.ndarray, " sizes"]
     ) -> Float[np.ndarray, " sizes"]:
-        """Seconds an option adds to a step: its FLOPs at the measured rate of its block, and three launches."""
+        """Seconds an option adds to a step: its FLOPs at the measured rate of its block, three launches, its update."""
         timed = self._block_timing(site)
         weights = sum(layer.weight_params for layer in self.profile.layers if layer.block == site.block)
         rate = 0.0 if timed is None or not weights else 3 * timed.forward_seconds / weights
-        return rate * params + 3 * added_ms / 1e3
+        update = 0.0 if self.timing is None else self.timing.update_seconds_per_parameter
+        return (rate + update) * params + 3 * added_ms / 1e3
 
     def _block_timing(self, site: PlanSite) -> BlockTiming | None:
         blocks = {block.block: block for block in self.timing.blocks} if self.timing else {}
@@ -170,7 +185,7 @@ class CostModel:
 def cost_model(profile: Profile, timing: Timing | None, config: OptimizationConfig) -> CostModel:
     """The prices at the batch, length and optimiser of a config."""
     length = config.length or profile.task.max_length or math.ceil(profile.mean_length)
-    return CostModel(profile, timing, config.batch_size, length, config.optimizer_bytes)
+    return CostModel(profile, timing, config.batch_size, length, config.optimizer_bytes, config.epochs)
 
 
 def limits_of(config: OptimizationConfig) -> dict[BudgetName, float]:

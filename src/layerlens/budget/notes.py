@@ -21,6 +21,8 @@ def assumptions_of(costs: CostModel, config: OptimizationConfig) -> list[str]:
         f"{costs.optimizer_bytes} bytes of optimiser state per trainable parameter",
         "latency is added per token at batch 1 while the LoRA is unmerged; merged into the weights it adds none",
         "time and memory count a backward pass only down to the lowest adapted block",
+        f"time is that of {costs.epochs:g} passes over the data: blocks below the lowest adapted one run in the first alone, and "
+        f"what they give, {costs.kept_bytes_per_sample / 1024:,.0f} KiB a sample, is kept beside the priced memory, or in a file",
         f"LoRA scaling alpha / r is {config.alpha_over_rank:g} in every layer",
     ]
 

@@ -17,6 +17,7 @@ from layerlens.budget.candidates import Candidate, distinct, structured
 from layerlens.budget.costs import TIMED, CostModel, cost_model, from_units, limits_of
 from layerlens.budget.explain import reasons
 from layerlens.budget.feasible import check_feasible
+from layerlens.budget.mixed_candidates import mixed
 from layerlens.budget.notes import assumptions_of, notes_of
 from layerlens.budget.optimum import optimise
 from layerlens.budget.prices import PriceList
@@ -92,6 +93,9 @@ def make_plan(
     uniform_value = None if uniform is None else math.fsum(instance.value_of(uniform.sizes))
     solver = Solver(status=best.status, value=best.value, bound=best.bound, gap=best.gap, uniform_value=uniform_value)
     front = [Candidate(f"optimum-{model.value}", optimum.sizes) for model, optimum in optima.items()]
+    shapes += mixed(prices, config.candidate_methods, limits)
+    # Plans over the whole depth are never thinned out.
+    shapes.sort(key=lambda shape: "@" in shape.name)
     ordered = ([uniform] if uniform else []) + front + [shape for shape in shapes if shape is not uniform]
     whole = sum("@" not in candidate.name for candidate in ordered)
     kept = distinct(ordered, sites, limit=config.max_candidates, kept_first=whole)
@@ -101,7 +105,8 @@ def make_plan(
         instance, solver, pareto, asked, profile_path, profile.identity, command, installed_versions("numpy", "scipy"), longest
     )
     # Where no layer shows a gain beyond noise there is nothing to optimise, and adapting nothing would be no plan.
-    first = front[0] if front[0].sizes.any() or uniform is None else uniform
+    plain = uniform or next(iter(shapes), None)
+    first = front[0] if front[0].sizes.any() or plain is None else plain
     return record.plan(first), {candidate.name: record.plan(candidate) for candidate in kept}
 
 

@@ -15,7 +15,7 @@ from layerlens.config import OptimizationConfig, default_max_rank
 from layerlens.errors import ConfigError
 from layerlens.words import SITE_OF_METHOD, Method, Site
 
-ADAPTER_SIZES = (4, 8, 16, 32, 64, 128)
+ADAPTER_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 PREFIX_SIZES = (1, 2, 4, 8, 16, 32)
 #: The role that an attention site bears in a plan; no projection has it.
 ATTENTION_ROLE = "attention"
@@ -71,18 +71,28 @@ def rank_range(profile: Profile, config: OptimizationConfig) -> tuple[int, ...]:
 
 
 def plan_sites(profile: Profile, config: OptimizationConfig) -> list[PlanSite]:
-    """List the sites of a model: every linear layer, then those of the other methods that are candidates."""
+    """List the sites of a model: every linear layer, then those of the other methods that are candidates.
+
+    Raises:
+        ConfigError: prefixes are a candidate, and no attention of the model can have one.
+    """
     methods = set(config.candidate_methods)
     ranks = rank_range(profile, config) if Method.LORA in methods else ()
     sites = [_linear(layer, ranks) for layer in profile.layers]
     if Method.ADAPTER in methods:
         sites += [_sublayer(layer) for layer in profile.layers if layer.role.is_sublayer_output]
     if Method.PREFIX in methods:
-        sites += [
+        attentions = [
             _attention(block, block.attention, [layer for layer in profile.layers if layer.block == block.block])
             for block in profile.blocks
-            if block.attention is not None
+            if block.attention is not None and block.takes_prefix
         ]
+        if not attentions:
+            raise ConfigError(
+                f"prefix: no attention of {profile.model.id} ({profile.model.architecture}) goes through transformers' attention "
+                "interface, which a prefix needs; leave prefix out of --methods"
+            )
+        sites += attentions
     return sites
 
 

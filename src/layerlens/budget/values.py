@@ -4,8 +4,9 @@ whitened   the cross-fitted gain of the layer's best rank-r update, nats (the de
 utility    utility · log(1 + r) / log(1 + R): a score in [0, 1] with diminishing returns, R the largest rank
 proxy      measured gain of a small adapter after a few steps, clipped at zero, with the same diminishing returns
 
-Adapters and prefixes have no theory of their own yet. They take a cautious share of what a LoRA of as many parameters
-is worth on the same layer (adapter) or on the layers of the same attention, on average (prefix).
+Adapters and prefixes have no theory of their own yet. They take a share of what a LoRA of as many parameters
+is worth on the same layer (adapter) or on the layers of the same attention, on average (prefix): the share that the profile's
+proxies measured at a few sites, or a cautious one where it has none.
 
 A method's penalty divides its values. With objective weights other than utility's, values are divided by their largest
 possible sum and multiplied by utility's weight, and each cost is subtracted as weight × share of its budget (of full
@@ -27,7 +28,7 @@ from layerlens.budget.sites import PlanSite
 from layerlens.config import OptimizationConfig
 from layerlens.words import BudgetName, Method
 
-#: What an adapter or prefix is believed to be worth beside a LoRA of as many parameters.
+#: What an adapter or prefix is believed to be worth beside a LoRA of as many parameters, where that was not measured.
 STAND_IN_SHARE = 0.5
 COST_OF_TERM = {
     "cost": BudgetName.TRAINABLE_PARAMS,
@@ -62,13 +63,14 @@ def site_values(
     """Value of every option of every site, none (0) first, in the order of the site's sizes."""
     curves = {layer.layer: _lora_curve(model, layer.layer, profile, arrays) for layer in profile.layers}
     layers = {layer.layer: layer.in_features + layer.out_features for layer in profile.layers}
+    measured = profile.proxy.method_shares if profile.proxy is not None else {}
     values = []
     for site in sites:
         if site.method is Method.LORA:
             found = [_at(curves[site.layer], size) for size in site.sizes]
         else:
             found = [
-                STAND_IN_SHARE
+                measured.get(site.method, STAND_IN_SHARE)
                 * sum(_at(curves[member], site.params(size) / layers[member]) for member in site.members)
                 / max(1, len(site.members))
                 for size in site.sizes

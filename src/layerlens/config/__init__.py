@@ -3,6 +3,7 @@
 A field's description becomes its `--help`. Field names with underscores become flags with dashes.
 """
 
+from layerlens.config.bench import BenchConfig, BenchSuite
 from layerlens.config.compression import CompressConfig
 from layerlens.config.data import DataConfig
 from layerlens.config.evaluation import EvaluateConfig
@@ -15,12 +16,15 @@ from layerlens.config.planning import (
 )
 from layerlens.config.profiling import FisherLabels, ProfilingConfig
 from layerlens.config.spellings import output_path, path_beside
-from layerlens.config.training import Precision, RaceConfig, TrainingConfig, TuneConfig
+from layerlens.config.training import BaseFormat, Precision, RaceConfig, TrainingConfig, TuneConfig
 
 __all__ = [
     "OBJECTIVE_TERMS",
     "PREDECESSOR_WEIGHTS",
     "WEIGHT_PRESETS",
+    "BaseFormat",
+    "BenchConfig",
+    "BenchSuite",
     "CompressConfig",
     "DataConfig",
     "EvaluateConfig",

@@ -52,6 +52,9 @@ class OptimizationConfig(Frozen):
     length: int | None = Field(
         default=None, gt=0, description="tokens per sample that memory is priced for; the profile's maximum"
     )
+    epochs: float = Field(
+        default=3.0, gt=0, description="passes over the data that time is priced for; frozen blocks run in the first alone"
+    )
     optimizer_bytes: int = Field(default=8, ge=0, description="optimiser state per trainable parameter; 8 for AdamW in float32")
     max_candidates: int = Field(default=24, gt=0, description="candidates kept for the race")
 

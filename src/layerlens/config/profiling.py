@@ -36,6 +36,11 @@ class ProfilingConfig(DataConfig):
         default=FisherLabels.EMPIRICAL, description="labels of the Fisher: of the data, or sampled"
     )
     damping: float = Field(default=0.1, gt=0, description="ridge on each Gram, as a share of its mean eigenvalue")
+    debias: bool = Field(default=True, description="take off the gradient energy what noise alone leaves; off for ablations")
+    cross_fit: bool = Field(
+        default=True, description="score the directions of one half of the samples on the other; off for ablations"
+    )
+    whiten: bool = Field(default=True, description="whiten the gradient by the Grams before it is decomposed; off for ablations")
     max_rank: int | None = Field(default=None, gt=0, description="longest gain curve; hidden size / 10 if not given")
     head_samples: int = Field(default=512, gt=0, description="samples that a random task head is fitted on")
     proxy: Literal["auto", "all", "few", "off"] = Field(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from layerlens.config.data import DataConfig
-from layerlens.config.spellings import Integers, Names, Numbers
+from layerlens.config.spellings import Bytes, Integers, Names, Numbers
 
 
 class Precision(StrEnum):
@@ -16,6 +16,15 @@ class Precision(StrEnum):
     AUTO = "auto"
     BF16 = "bf16"
     FP32 = "fp32"
+
+
+class BaseFormat(StrEnum):
+    """How the frozen base is held while adapters train over it: in its own numbers, or in 8 or 4 bits by a library."""
+
+    AS_IS = "as-is"
+    INT8_TORCHAO = "int8-torchao"
+    INT8_BNB = "int8-bnb"
+    INT4_BNB = "int4-bnb"
 
 
 class TrainingConfig(DataConfig):
@@ -36,7 +45,28 @@ class TrainingConfig(DataConfig):
     threads: int | None = Field(default=None, gt=0, description="processor threads; torch's own choice if not given")
     max_train_samples: int | None = Field(default=None, gt=0, description="use only so many training samples, a seeded choice")
     max_eval_samples: int | None = Field(default=None, gt=0, description="use only so many evaluation samples, a seeded choice")
+    base_format: BaseFormat = Field(
+        default=BaseFormat.AS_IS,
+        description="how the frozen base is held: as-is, int8-torchao, int8-bnb or int4-bnb (torchao and bitsandbytes)",
+    )
+    base: str | None = Field(
+        default=None, description="folder that `layerlens compress` made of the plan's model, trained over in its place"
+    )
     fit_head: bool = Field(default=True, description="fit a random head on frozen features before training")
+    keep_in_memory: Bytes = Field(
+        default=64 << 20,
+        ge=0,
+        description="hidden states above the frozen blocks are kept in memory up to this size, beyond it in a file of the run",
+    )
+    keep_at_most: Bytes = Field(
+        default=16 << 30, ge=0, description="beyond this size nothing is kept: the frozen blocks run again in every epoch"
+    )
+
+    @model_validator(mode="after")
+    def _has_one_base(self) -> TrainingConfig:
+        if self.base is not None and self.base_format is not BaseFormat.AS_IS:
+            raise ValueError(f"base is in a format of its own, so base_format {self.base_format} cannot be had; leave one out")
+        return self
 
 
 class RaceConfig(TrainingConfig):
@@ -53,6 +83,9 @@ class RaceConfig(TrainingConfig):
     num_seeds: int = Field(default=2, ge=2, description="seeds of a finalist")
     held_out_samples: int = Field(default=256, gt=7, description="samples that decide the race")
     max_seconds: float | None = Field(default=None, gt=0, description="stop starting new runs after so many seconds")
+    share_at_most: Bytes = Field(
+        default=512 << 20, ge=0, description="memory for hidden states that runs with the same frozen blocks share"
+    )
     may_extend: bool = Field(default=False, description="run longer where the race is blind")
     only: Names | None = Field(default=None, description="race only these candidates; uniform always runs")
 
@@ -62,6 +95,9 @@ class TuneConfig(TrainingConfig):
 
     epochs: float = Field(default=3.0, gt=0, description="passes over the training samples")
     max_steps: int | None = Field(default=None, gt=0, description="training steps; overrides epochs")
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations again in the backward pass: less memory, more time"
+    )
     report_to: Names = Field(default=[], description="trackers the Trainer reports to: mlflow, tensorboard, wandb")
     save_steps: int = Field(default=100, gt=0, description="steps between checkpoints that an interrupted run resumes from")
     compare: Names = Field(

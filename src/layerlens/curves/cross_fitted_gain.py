@@ -40,6 +40,8 @@ def cross_fitted_gain(
 ) -> Float[np.ndarray, " ranks"]:
     """Gain curve of a layer from the whitened mean gradients of two halves of the samples.
 
+    Given the mean of all samples twice, it is the plain ½ Σ σ_i², which counts noise as gain.
+
     Args:
         first: M₁, whitened mean gradient of one half (any orthogonal change of basis shared with M₂ will do).
         second: M₂, whitened alike, of the other half.

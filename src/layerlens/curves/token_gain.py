@@ -29,6 +29,7 @@ def token_gain(
     max_rank: int,
     *,
     num_terms: float = 1.0,
+    is_cross_fitted: bool = True,
 ) -> Float[np.ndarray, " ranks"]:
     """Gain curve of a layer from the inner products of its whitened tokens.
 
@@ -39,11 +40,17 @@ def token_gain(
         half_sizes: n₁, n₂, samples of the halves.
         max_rank: R, longest curve; flat from the rank on that the tokens can have.
         num_terms: Log-likelihood terms that the per-sample loss is the mean of.
+        is_cross_fitted: Off, directions are scored on the samples that they come from: the plain ½ Σ σ_i² of all samples.
 
     Returns:
         Cumulative gain in nats at rank 1 … R, float64, non-negative, non-decreasing and concave.
     """
     steps = np.zeros(max_rank)
+    if not is_cross_fitted:
+        all_tokens = torch.ones_like(is_first)
+        scores = _scores(inputs, outputs, all_tokens, all_tokens, max_rank)
+        steps[: len(scores)] = scores
+        return concave_envelope(np.cumsum(steps) / (2.0 * num_terms * max(1, sum(half_sizes)) ** 2))
     for fitted, scored in ((is_first, ~is_first), (~is_first, is_first)):
         if bool(fitted.any()) and bool(scored.any()):
             scores = _scores(inputs, outputs, fitted, scored, max_rank)

@@ -62,6 +62,16 @@ def open_checkpoint(model: str) -> Checkpoint:
     folder = _locate(model)
     faults: list[str] = []
     config = _read_config(folder, faults)
+    files, tensors = read_weights(folder, faults)
+    if not faults and not tensors:
+        faults.append(f"{folder} holds safetensors files without a single tensor; copy or download it again")
+    if faults:
+        raise CheckpointError.of(faults)
+    return Checkpoint(id=model, folder=folder, config=config, files=tuple(files), tensors=tensors)
+
+
+def read_weights(folder: Path, faults: list[str]) -> tuple[list[Path], dict[str, TensorHeader]]:
+    """Return a folder's weight files and the headers of their tensors, and append what is wrong with them to `faults`."""
     files, promised = _weight_files(folder, faults)
     tensors: dict[str, TensorHeader] = {}
     for file in files:
@@ -72,11 +82,7 @@ def open_checkpoint(model: str) -> Checkpoint:
             # The fault of this file is told; that it lacks its tensors too would only repeat it.
             promised = {name: shard for name, shard in promised.items() if shard != file.name}
     faults.extend(_misplaced(folder, promised, tensors))
-    if not faults and not tensors:
-        faults.append(f"{folder} holds safetensors files without a single tensor; copy or download it again")
-    if faults:
-        raise CheckpointError.of(faults)
-    return Checkpoint(id=model, folder=folder, config=config, files=tuple(files), tensors=tensors)
+    return files, tensors
 
 
 def _locate(model: str) -> Path:
@@ -110,7 +116,7 @@ def _read_config(folder: Path, faults: list[str]) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str) or not config["model_type"]:
         faults.append(f"{path} names no model_type, so the architecture is unknown; use the config the model was saved with")
         return {}
-    if _quantiser(config) == "layerlens":
+    if is_compressed(config):
         faults.append(f"{folder} was compressed by LayerLens; give its original, or write it out with `layerlens export --dense`")
     elif config.get("transformers_weights"):
         faults.append(
@@ -119,10 +125,10 @@ def _read_config(folder: Path, faults: list[str]) -> dict[str, Any]:
     return config
 
 
-def _quantiser(config: dict[str, Any]) -> str | None:
-    """Who quantised the checkpoint; None where nobody did."""
+def is_compressed(config: dict[str, Any]) -> bool:
+    """Whether a config is of a folder that LayerLens compressed."""
     quantisation = config.get("quantization_config")
-    return quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+    return isinstance(quantisation, dict) and quantisation.get("quant_method") == "layerlens"
 
 
 def _weight_files(folder: Path, faults: list[str]) -> tuple[list[Path], dict[str, str]]:

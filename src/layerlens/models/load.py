@@ -10,19 +10,25 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from layerlens.artifacts.profile import TaskInfo
+from layerlens.artifacts.store import sha256_of_json
+from layerlens.config import BaseFormat
 from layerlens.errors import CheckpointError, UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint
+from layerlens.models.compressed_checkpoint import CompressedCheckpoint
 from layerlens.models.foreign import one_line, quiet
+from layerlens.models.loaded_checks import causal_probe, check_causal, check_finite, few
+from layerlens.models.quantised_base import check_library, densify_, not_planned, plain_tensors, quantization_config, settle_
+from layerlens.models.roles import describe_layers
 from layerlens.models.tree import find_head, is_under
 from layerlens.words import TaskKind
 
@@ -48,9 +54,30 @@ class TaskModel:
     model: PreTrainedModel
     new_parameters: tuple[str, ...]
     checkpoint: Checkpoint
+    base_format: BaseFormat = field(default=BaseFormat.AS_IS, kw_only=True)
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the base is held in another form than the checkpoint that plans know."""
+        return self.base_format is not BaseFormat.AS_IS or isinstance(self.checkpoint, CompressedCheckpoint)
+
+    @property
+    def identity(self) -> str:
+        """What a run's outcome depends on: the checkpoint's hash, and the form that the base is held in where it is another."""
+        if not self.is_quantised:
+            return self.checkpoint.hash()
+        stored = self.checkpoint.stored_hash() if isinstance(self.checkpoint, CompressedCheckpoint) else None
+        return sha256_of_json({"model": self.checkpoint.hash(), "base_format": self.base_format.value, "stored": stored})
 
 
-def load_task_model(checkpoint: Checkpoint, task: TaskInfo, *, seed: int, dtype: torch.dtype = torch.float32) -> TaskModel:
+def load_task_model(
+    checkpoint: Checkpoint,
+    task: TaskInfo,
+    *,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    base_format: BaseFormat = BaseFormat.AS_IS,
+) -> TaskModel:
     """Load a checkpoint as a model of `task`, in eval mode.
 
     A head that the checkpoint lacks, or has for another number of labels, is drawn anew from `seed` alone: the same
@@ -61,23 +88,30 @@ def load_task_model(checkpoint: Checkpoint, task: TaskInfo, *, seed: int, dtype:
         task: What the model shall do; its labels become the model's.
         seed: Seed of the new parameters.
         dtype: Type of all parameters.
+        base_format: How the layers that plans adapt are held. A compressed folder has a form of its own; a head that it stores is
+            decoded, for heads are trained.
 
     Returns:
         The model, the names of its new parameters in the model's order, and the checkpoint.
 
     Raises:
         CheckpointError: body parameters are missing or of another shape, or a value is NaN or infinite.
+        ConfigError: the library that `base_format` needs is not installed.
         UnsupportedModelError: transformers does not know the architecture, it has no such task, or it needs code or
             packages of its own.
     """
+    check_library(base_format)
     with _loading(checkpoint, seed):
-        model, new = _build(checkpoint, task, dtype)
-        check_finite(checkpoint, model.state_dict())
+        quantised = None if base_format is BaseFormat.AS_IS else _Quantised(checkpoint, task, base_format)
+        model, new = _build(checkpoint, task, dtype, quantised=quantised)
+        if isinstance(checkpoint, CompressedCheckpoint):
+            densify_(model, find_head(model))
+        check_finite(checkpoint, dict(plain_tensors(model.state_dict())))
         if task.kind is TaskKind.CAUSAL_LM:
             tokens = causal_probe()
             with torch.no_grad():
                 check_causal(checkpoint, model, model(**tokens).logits)
-    return TaskModel(model=model, new_parameters=new, checkpoint=checkpoint)
+    return TaskModel(model=model, new_parameters=new, checkpoint=checkpoint, base_format=base_format)
 
 
 def load_with_placeholders(checkpoint: Checkpoint, task: TaskInfo, state: Mapping[str, Tensor], *, seed: int) -> TaskModel:
@@ -100,11 +134,30 @@ def _loading(checkpoint: Checkpoint, seed: int) -> Iterator[None]:
         yield
 
 
+class _Quantised:
+    """A format that a library puts the planned layers into while they are loaded."""
+
+    def __init__(self, checkpoint: Checkpoint, task: TaskInfo, base_format: BaseFormat) -> None:
+        config = _task_config(checkpoint, task)
+        with torch.device("meta"):
+            skeleton = _auto_class(checkpoint, task.kind, config).from_config(config)
+        self.base_format = base_format
+        self.planned = [spec.layer for spec in describe_layers(skeleton).layers]
+        self.options = {"quantization_config": quantization_config(base_format, kept=not_planned(skeleton, self.planned))}
+
+
 def _build(
-    checkpoint: Checkpoint, task: TaskInfo, dtype: torch.dtype, state: Mapping[str, Tensor] | None = None
+    checkpoint: Checkpoint,
+    task: TaskInfo,
+    dtype: torch.dtype,
+    state: Mapping[str, Tensor] | None = None,
+    quantised: _Quantised | None = None,
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """Build the task's model and name its new parameters, in the model's order."""
-    model, report = _from_pretrained(checkpoint, task.kind, _task_config(checkpoint, task), dtype, state)
+    options = {} if quantised is None else quantised.options
+    model, report = _from_pretrained(checkpoint, task.kind, _task_config(checkpoint, task), dtype, state, options)
+    if quantised is not None:
+        settle_(model, quantised.base_format, quantised.planned)
     model.eval()
     new = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     _check_body(checkpoint, task, model, report)
@@ -153,6 +206,8 @@ def _tokenizer_class(folder: Path) -> Any:
 
 
 def _refuse_quantised(checkpoint: Checkpoint) -> None:
+    if isinstance(checkpoint, CompressedCheckpoint):
+        return
     if method := checkpoint.config.get("quantization_config"):
         name = method.get("quant_method", "unknown") if isinstance(method, dict) else method
         raise UnsupportedModelError(
@@ -178,16 +233,27 @@ def _task_config(checkpoint: Checkpoint, task: TaskInfo) -> Any:
     return config
 
 
-def _from_pretrained(
-    checkpoint: Checkpoint, kind: TaskKind, config: Any, dtype: torch.dtype, state: Mapping[str, Tensor] | None
-) -> tuple[Any, dict[str, Any]]:
-    """Return the model and what transformers found missing, unexpected or of another shape."""
+def _auto_class(checkpoint: Checkpoint, kind: TaskKind, config: Any) -> Any:
+    """Return transformers' class for a task, which knows the config's architecture."""
     auto = getattr(transformers, AUTO_CLASSES[kind])
     if type(config) not in auto._model_mapping:
         raise UnsupportedModelError(
             f"transformers has no {kind.value} model for model_type {config.model_type} ({checkpoint.folder}); "
             "give another model or another task"
         )
+    return auto
+
+
+def _from_pretrained(
+    checkpoint: Checkpoint,
+    kind: TaskKind,
+    config: Any,
+    dtype: torch.dtype,
+    state: Mapping[str, Tensor] | None,
+    options: Mapping[str, Any],
+) -> tuple[Any, dict[str, Any]]:
+    """Return the model and what transformers found missing, unexpected or of another shape."""
+    auto = _auto_class(checkpoint, kind, config)
     # With a state dict transformers wants no folder, and then only the class itself takes the call.
     loader = auto if state is None else auto._model_mapping[type(config)]
     try:
@@ -202,6 +268,7 @@ def _from_pretrained(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             key_mapping=_renamed_body(checkpoint, config, auto._model_mapping[type(config)]),
+            **options,
         )
     except ImportError as error:
         raise UnsupportedModelError(f"{checkpoint.folder} needs a package that is not here ({one_line(error)})") from error
@@ -236,48 +303,13 @@ def _check_body(checkpoint: Checkpoint, task: TaskInfo, model: PreTrainedModel, 
         hint = ""
         if task.kind is TaskKind.CAUSAL_LM and len(missing) <= 8:
             hint = ", perhaps because it was not trained as a language model"
-        faults.append(f"{checkpoint.folder} lacks weights of {type(model).__name__}: {_few(missing)}{hint}")
+        faults.append(f"{checkpoint.folder} lacks weights of {type(model).__name__}: {few(missing)}{hint}")
     if other:
         shown = [f"{name} is {list(got)}, needed {list(need)}" for name, got, need in other]
-        faults.append(f"{checkpoint.folder} has weights of other shapes than its config.json asks for: {_few(shown)}")
+        faults.append(f"{checkpoint.folder} has weights of other shapes than its config.json asks for: {few(shown)}")
     if faults:
         raise CheckpointError.of(
             [*faults, "left so, they would be random numbers: use a whole checkpoint with its own config.json"]
-        )
-
-
-def check_finite(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
-    """Raise if a tensor holds NaN or an infinity."""
-    bad = []
-    for name, tensor in tensors.items():
-        # Minimum and maximum carry NaN and infinities along and need no copy of the tensor.
-        if tensor.is_floating_point() and tensor.numel() and not all(torch.isfinite(end) for end in torch.aminmax(tensor)):
-            bad.append(name)
-    if bad:
-        raise CheckpointError(f"{checkpoint.folder} holds NaN or infinite weights in {_few(bad)}; use an undamaged checkpoint")
-
-
-def causal_probe() -> dict[str, Tensor]:
-    """Inputs of two samples that differ in their later tokens only."""
-    tokens = torch.tensor([[0, 0, 0], [0, 1, 2]])
-    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-
-
-def check_causal(checkpoint: Checkpoint, model: nn.Module, output: Tensor) -> None:
-    """Raise if a later token changed an earlier one's output: an encoder loads as a language model all the same.
-
-    Args:
-        checkpoint: Named in the error.
-        model: The model, for its class.
-        output: What the model, or its first block, makes of `causal_probe`, [2, tokens, features].
-    """
-    first, second = output[:, 0].float()
-    # Rows of one batch differ by rounding alone; a token that is seen moves the output by far more.
-    tolerance = 64 * torch.finfo(output.dtype).eps
-    if float((first - second).abs().max()) > tolerance * float(first.abs().max()):
-        raise UnsupportedModelError(
-            f"{checkpoint.folder} ({type(model).__name__}) sees the tokens it should predict: it is an encoder, no causal "
-            "language model; give a decoder, or another task"
         )
 
 
@@ -294,8 +326,3 @@ def _set_pad_token(checkpoint: Checkpoint, kind: TaskKind, model: PreTrainedMode
             raise
         return
     config.pad_token_id = model.config.pad_token_id = pad_token_id
-
-
-def _few(names: list[str]) -> str:
-    """Name three and count the rest."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

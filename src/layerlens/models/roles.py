@@ -18,6 +18,7 @@ from layerlens.artifacts.layers import BlockSpec, LayerSpec, ModelLayout
 from layerlens.errors import UnsupportedModelError
 from layerlens.models.tree import find_blocks, find_head, fused_weights, is_under, planned_modules
 from layerlens.models.weights import is_transposed, layer_features
+from layerlens.nn.attention_interface import uses_interface
 from layerlens.words import Role
 
 Q, K, V, QKV, OUT = Role.ATTENTION_QUERY, Role.ATTENTION_KEY, Role.ATTENTION_VALUE, Role.ATTENTION_QKV, Role.ATTENTION_OUTPUT
@@ -231,10 +232,12 @@ def _spec(prefix: str, block: int | None, layer: _Layer, input_group: str) -> La
 def _block_spec(model: nn.Module, path: str, index: int, block: nn.Module, layers: list[_Layer]) -> BlockSpec:
     entry = next((layer for layer in layers if layer.role in (Q, QKV)), None)
     hidden_size = layer_features((entry or layers[0]).module)[1]
+    attention = f"{path}.{entry.parent}" if entry is not None and entry.parent else None
     return BlockSpec(
         block=index,
         path=path,
-        attention=f"{path}.{entry.parent}" if entry is not None and entry.parent else None,
+        attention=attention,
+        takes_prefix=attention is not None and uses_interface(model.get_submodule(attention)),
         hidden_size=hidden_size,
         kv_features=_kv_features(entry, layers, hidden_size),
         num_params=sum(parameter.numel() for parameter in block.parameters()),

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 
-from layerlens.models.weights import is_planned_module
+from layerlens.models.weights import is_adaptable_module
 
 POOLER = "pooler"
 #: Heads of models that are no Hugging Face task models, by the name of the module.
@@ -63,7 +63,7 @@ def find_blocks(model: nn.Module, head: list[str]) -> list[tuple[str, nn.Module]
 
 def planned_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the path within `module` and the module of each linear layer, in the order of the tree."""
-    return ((path, child) for path, child in module.named_modules() if is_planned_module(child))
+    return ((path, child) for path, child in module.named_modules() if is_adaptable_module(child))
 
 
 def fused_weights(module: nn.Module) -> list[str]:
@@ -86,7 +86,7 @@ def _is_block_list(module: nn.Module, is_uniform: bool) -> bool:
     children = list(module.children())
     if not isinstance(module, kinds) or not children or (is_uniform and len({type(child) for child in children}) > 1):
         return False
-    return all(not is_planned_module(child) and any(True for _ in planned_modules(child)) for child in children)
+    return all(not is_adaptable_module(child) and any(True for _ in planned_modules(child)) for child in children)
 
 
 def _has_parameters(module: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from layerlens.linalg.bit_planes import gather_codes, pack_codes, unpack_codes
 from layerlens.nn import int4_kernel
+from layerlens.nn.frozen_product import wide
 from layerlens.nn.stored_form import CodedShape
 
 #: Numbers decoded at once: a slice stays small beside any activation, and near the processor.
@@ -83,13 +84,18 @@ class CodedMatrix:
     def product(self, inputs: Float[Tensor, "tokens features"]) -> Float[Tensor, "tokens rows"]:
         """x Wᵀ."""
         is_few = len(inputs) <= KERNEL_INPUT_ROWS.get(self.shape.bits, 0)
-        # The kernels have no backward.
-        has_gradient = torch.is_grad_enabled() and inputs.requires_grad
-        if is_few and not has_gradient and inputs.dtype == torch.bfloat16 and inputs.device.type == "cpu":
+        if is_few and inputs.dtype == torch.bfloat16 and inputs.device.type == "cpu":
             product = self._kernel_product(inputs)
             if product is not None:
                 return product
         return torch.cat([functional.linear(inputs, weight) for _, weight in self.slices(inputs.dtype)], dim=-1)
+
+    def product_back(self, gradient: Float[Tensor, "tokens rows"]) -> Float[Tensor, "tokens features"]:
+        """ȳ W."""
+        total = gradient.new_zeros(len(gradient), self.shape.features, dtype=wide(gradient.dtype))
+        for which, weight in self.slices(gradient.dtype):
+            total += gradient[:, which] @ weight
+        return total.to(gradient.dtype)
 
     def stored(self) -> tuple[Tensor, Tensor]:
         """Codes and scales in stored form, whichever form is in memory."""

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from layerlens.nn.coded_matrix import SLICE_NUMBERS
-from layerlens.nn.uncast_module import UncastModule
+from layerlens.nn.frozen_product import FrozenMatrix, wide
 
 
-class HalfModule(UncastModule):
+class HalfModule(FrozenMatrix):
     """Holds `weight` in bfloat16 in the checkpoint's own orientation; abstract.
 
     Args:
@@ -36,17 +36,27 @@ class HalfModule(UncastModule):
         """Some rows: a slice, or rows by their numbers."""
         return self._matrix()[which].to(dtype)
 
-    def product(self, inputs: Float[Tensor, "*axes in_features"]) -> Float[Tensor, "*axes out_features"]:
+    def multiply(self, inputs: Float[Tensor, "tokens in_features"]) -> Float[Tensor, "tokens out_features"]:
         """x Wᵀ."""
         if inputs.dtype == torch.bfloat16:
             return functional.linear(inputs, self._matrix())
-        step = max(1, SLICE_NUMBERS // self.in_features)
-        starts = range(0, self.out_features, step)
-        parts = [functional.linear(inputs, self.rows(slice(start, start + step), inputs.dtype)) for start in starts]
-        return torch.cat(parts, dim=-1)
+        return torch.cat([functional.linear(inputs, self.rows(which, inputs.dtype)) for which in self._slices()], dim=-1)
+
+    def multiply_back(self, gradient: Float[Tensor, "tokens out_features"]) -> Float[Tensor, "tokens in_features"]:
+        """ȳ W."""
+        if gradient.dtype == torch.bfloat16:
+            return gradient @ self._matrix()
+        total = gradient.new_zeros(len(gradient), self.in_features, dtype=wide(gradient.dtype))
+        for which in self._slices():
+            total += gradient[:, which] @ self.rows(which, gradient.dtype)
+        return total.to(gradient.dtype)
 
     def extra_repr(self) -> str:
         return f"half, in_features={self.in_features}, out_features={self.out_features}"
+
+    def _slices(self) -> list[slice]:
+        step = max(1, SLICE_NUMBERS // self.in_features)
+        return [slice(start, start + step) for start in range(0, self.out_features, step)]
 
     def _matrix(self) -> Float[Tensor, "out_features in_features"]:
         weight: Tensor = self._buffers["weight"]  # type: ignore[assignment]
@@ -78,7 +88,7 @@ class HalfLinear(HalfModule):
 
     def forward(self, inputs: Float[Tensor, "*axes in_features"]) -> Float[Tensor, "*axes out_features"]:
         outputs = self.product(inputs)
-        return outputs if self.bias is None else outputs + self.bias
+        return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
 
 
 class HalfEmbedding(HalfModule):

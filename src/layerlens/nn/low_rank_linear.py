@@ -34,4 +34,4 @@ class LowRankLinear(StoredModule):
 
     def forward(self, inputs: Float[Tensor, "*axes in_features"]) -> Float[Tensor, "*axes out_features"]:
         outputs = self.product(inputs)
-        return outputs if self.bias is None else outputs + self.bias
+        return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)

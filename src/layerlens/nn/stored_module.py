@@ -11,11 +11,11 @@ from torch import Tensor
 
 from layerlens.artifacts.formats import Scheme
 from layerlens.nn.coded_matrix import SLICE_NUMBERS, CodedMatrix
+from layerlens.nn.frozen_product import FrozenMatrix, wide
 from layerlens.nn.stored_form import coded_shapes, stored_tensors
-from layerlens.nn.uncast_module import UncastModule
 
 
-class StoredModule(UncastModule):
+class StoredModule(FrozenMatrix):
     """Holds a matrix [out_features in_features] in stored form; abstract.
 
     Buffers bear the names of the file and hold its very bytes.
@@ -40,6 +40,11 @@ class StoredModule(UncastModule):
         """The whole matrix in float32, decoded anew each time: for code that looks at a weight, not for computing."""
         return self.rows(slice(None), torch.float32)
 
+    @property
+    def qweight(self) -> Tensor:
+        """The first stored tensor, under the name that PEFT knows: it asks for a device, and need not decode `weight` for it."""
+        return next(tensor for tensor in self._buffers.values() if tensor is not None)
+
     def rows(self, which: slice | Tensor, dtype: torch.dtype) -> Float[Tensor, "rows in_features"]:
         """Decode some rows: a slice, or rows by their numbers."""
         parts = [self._coded["codes"].rows(which, dtype)] if self.scheme.format.has_codes else []
@@ -48,14 +53,24 @@ class StoredModule(UncastModule):
             parts += [up[ranks].t() @ down for ranks, down in self._factor("down", dtype)]
         return _sum(parts)
 
-    def product(self, inputs: Float[Tensor, "*axes in_features"]) -> Float[Tensor, "*axes out_features"]:
+    def multiply(self, inputs: Float[Tensor, "tokens in_features"]) -> Float[Tensor, "tokens out_features"]:
         """x Wᵀ."""
-        flat = inputs.reshape(-1, self.in_features)
-        parts = [self._coded["codes"].product(flat)] if self.scheme.format.has_codes else []
+        parts = [self._coded["codes"].product(inputs)] if self.scheme.format.has_codes else []
         if self.scheme.format.has_factors:
-            hidden = self._hidden(flat)
-            parts += [hidden[:, ranks] @ up for ranks, up in self._factor("up", flat.dtype)]
-        return _sum(parts).view(*inputs.shape[:-1], self.out_features)
+            hidden = self._hidden(inputs)
+            parts += [hidden[:, ranks] @ up for ranks, up in self._factor("up", inputs.dtype)]
+        return _sum(parts)
+
+    def multiply_back(self, gradient: Float[Tensor, "tokens out_features"]) -> Float[Tensor, "tokens in_features"]:
+        """ȳ W."""
+        parts = [self._coded["codes"].product_back(gradient)] if self.scheme.format.has_codes else []
+        if self.scheme.format.has_factors:
+            hidden = torch.cat([gradient @ up.t() for _, up in self._factor("up", gradient.dtype)], dim=-1)
+            total = gradient.new_zeros(len(gradient), self.in_features, dtype=wide(gradient.dtype))
+            for ranks, down in self._factor("down", gradient.dtype):
+                total += hidden[:, ranks] @ down
+            parts.append(total.to(gradient.dtype))
+        return _sum(parts)
 
     def stored_state(self) -> dict[str, Tensor]:
         """The tensors as a file has them, whichever form is in memory."""

@@ -73,11 +73,20 @@ def assemble_profile(
     """
     weights = weights_of(config, measured.proxies)
     raw, proxies = measured.measures.raw, measured.proxies
+    if not config.debias:
+        raw = {layer: {**values, "gradient_energy": values["gradient_norm_squared"]} for layer, values in raw.items()}
     fixed = {layer: {"proxy_eval": value} for layer, value in proxies.values.items()} if proxies else None
     of_utility = utility_intervals(
         {spec.layer: measured.measures.replicates[spec.layer] for spec in layout.layers}, weights, fixed
     )
     intervals = {layer: {**found, "utility": of_utility[layer]} for layer, found in measured.measures.intervals.items()}
+    if not config.debias:
+        # These two are of the debiased energy.
+        undone = {"gradient_energy", "utility"}
+        intervals = {
+            layer: {name: interval for name, interval in found.items() if name not in undone}
+            for layer, found in intervals.items()
+        }
     records = layer_records(layout.layers, raw, proxies, measured.input_groups, weights, intervals)
     warnings = [*measured.warnings, *proxy_warnings(config, measured.proxies)]
     warnings += spread_warnings([record.utility for record in records], [record.metrics for record in records], len(chosen))

@@ -1,6 +1,7 @@
 """Seconds of each block, forward and backward, and of what lies outside the blocks: the planner's time model.
 
-A short pass of its own on one typical batch, without the hooks of the statistics: one warm-up, then medians of three.
+A short pass of its own on one typical batch, without the hooks of the statistics: one warm-up, then medians of three. In
+the arithmetic that training takes unless it is told otherwise: bf16 autocast where that is fast, else float32.
 Clocks stand at the boundaries of the blocks: a block's backward runs from the moment the gradient of its output is
 there to the moment the gradient of its input is.
 """
@@ -23,6 +24,7 @@ from layerlens.artifacts.layers import BlockSpec
 from layerlens.artifacts.profile import BlockTiming
 from layerlens.data.example import Batch
 from layerlens.data.task import Task
+from layerlens.models.arithmetic import has_fast_bf16
 from layerlens.models.frozen import frozen
 from layerlens.models.tensors_in import floating_tensors
 
@@ -31,11 +33,13 @@ _REPEATS = 3
 
 @dataclass(frozen=True)
 class ModelTiming:
-    """Medians over repeats of one batch; `outside` is embeddings, head and loss, backward with all weights trainable."""
+    """Medians over repeats of one batch; `outside` is embeddings, head and loss, its backward with all weights trainable."""
 
     blocks: list[BlockTiming]
     outside_forward_seconds: float
     outside_backward_seconds: float
+    outside_backward_frozen_seconds: float
+    arithmetic: str
 
 
 def time_model(model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch: Batch) -> ModelTiming:
@@ -45,7 +49,7 @@ def time_model(model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch:
     """
     kept = [parameter.grad for parameter in model.parameters()]
     with frozen(model):
-        (_, frozen_backward), _ = _medians(model, blocks, task, batch)
+        (_, frozen_backward), (_, outside_frozen) = _medians(model, blocks, task, batch)
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         (forward, backward), (outside_forward, outside_backward) = _medians(model, blocks, task, batch)
@@ -60,7 +64,8 @@ def time_model(model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch:
         )
         for position, block in enumerate(blocks)
     ]
-    return ModelTiming(timings, float(outside_forward), float(outside_backward))
+    arithmetic = "bf16" if has_fast_bf16(next(model.parameters()).device) else "fp32"
+    return ModelTiming(timings, float(outside_forward), float(outside_backward), float(outside_frozen), arithmetic)
 
 
 def _medians(
@@ -78,10 +83,12 @@ def _one_pass(
 ) -> tuple[Float[np.ndarray, "directions blocks"], Float[np.ndarray, " directions"]]:
     """Seconds (forward, backward) of each block, and of the whole pass."""
     model.zero_grad(set_to_none=True)
-    clock = _Clock(model, blocks)
+    clock, device = _Clock(model, blocks), next(model.parameters()).device
     with clock.running(), torch.enable_grad():
         start = clock.now()
-        loss = task.per_sample_loss(model(**task.model_inputs(batch)), batch).mean()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_fast_bf16(device)):
+            outputs = model(**task.model_inputs(batch))
+        loss = task.per_sample_loss(outputs, batch).mean()
         middle = clock.now()
         loss.backward()
         end = clock.now()

@@ -16,8 +16,9 @@ def gain_curves(
     statistics: Statistics,
     layers: Sequence[LayerSpec],
     *,
-    damping: float,
+    damping: float | None,
     max_rank: int,
+    is_cross_fitted: bool = True,
     releases: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, Float[np.ndarray, " ranks"]]:
@@ -28,8 +29,9 @@ def gain_curves(
     Args:
         statistics: Of these layers.
         layers: In forward order.
-        damping: Ridge on each Gram as a share of its mean eigenvalue.
+        damping: Ridge on each Gram as a share of its mean eigenvalue; none for curves of the gradient as it is.
         max_rank: Longest curve.
+        is_cross_fitted: Off, directions are scored on the samples that they come from.
         releases: Each layer's statistics are let go of once its curve is there, and only losses, norms and metrics that
             were asked for before remain; takes a third of the memory.
         progress: Told of every layer.
@@ -43,6 +45,7 @@ def gain_curves(
             damping=damping,
             max_rank=max_rank,
             num_terms=statistics.num_terms,
+            is_cross_fitted=is_cross_fitted,
             releases=releases,
         )
         if spec.layer in last:

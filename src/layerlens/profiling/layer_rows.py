@@ -258,27 +258,43 @@ class LayerRows(LayerStatistics):
         return rows.t() @ rows / self._gram_samples if rows is not None and self._gram_samples else None
 
     def gain_curve(
-        self, half_sizes: tuple[int, int], *, damping: float, max_rank: int, num_terms: float, releases: bool = False
+        self,
+        half_sizes: tuple[int, int],
+        *,
+        damping: float | None,
+        max_rank: int,
+        num_terms: float,
+        is_cross_fitted: bool = True,
+        releases: bool = False,
     ) -> Float[np.ndarray, " ranks"]:
         if not self._gram_samples or not self._index or not len(index := torch.cat(self._index)):
             return np.zeros(max_rank)
+        outputs = self._output_products(len(index), damping)
+        self._rows.forget()
+        if releases:
+            self._rows.clear()
+        if damping is None:
+            inputs: Tensor | None = self.shared.gram_at(index).double()
+        else:
+            inputs = self.shared.whitened_at(index, features=self.spec.in_features, damping=damping)
+        if inputs is None or outputs is None:
+            return np.zeros(max_rank)
+        is_first = torch.cat(self._is_first)
+        return token_gain(inputs, outputs, is_first, half_sizes, max_rank, num_terms=num_terms, is_cross_fitted=is_cross_fitted)
+
+    def _output_products(self, num_rows: int, damping: float | None) -> Float[Tensor, "rows rows"] | None:
+        """Inner products of the gradients' rows in float64, whitened by B unless damping is none; none where B is zero."""
+        if damping is None:
+            return self._rows.gram(None, None)[:num_rows, :num_rows].double()
         flags = self._rows.is_gram_row
-        whitened_outputs = whitened_gram(
+        return whitened_gram(
             self._rows.gram(None, damping),
             torch.cat([flags, flags.new_ones(len(self._rows.beside))]),
-            len(index),
+            num_rows,
             features=self.spec.out_features,
             count=self._gram_samples,
             damping=damping,
         )
-        self._rows.forget()
-        if releases:
-            self._rows.clear()
-        whitened_inputs = self.shared.whitened_at(index, features=self.spec.in_features, damping=damping)
-        if whitened_inputs is None or whitened_outputs is None:
-            return np.zeros(max_rank)
-        is_first = torch.cat(self._is_first)
-        return token_gain(whitened_inputs, whitened_outputs, is_first, half_sizes, max_rank, num_terms=num_terms)
 
 
 def _selected(

@@ -134,15 +134,23 @@ class LayerStatistics(ABC):
 
     @abstractmethod
     def gain_curve(
-        self, half_sizes: tuple[int, int], *, damping: float, max_rank: int, num_terms: float, releases: bool = False
+        self,
+        half_sizes: tuple[int, int],
+        *,
+        damping: float | None,
+        max_rank: int,
+        num_terms: float,
+        is_cross_fitted: bool = True,
+        releases: bool = False,
     ) -> Float[np.ndarray, " ranks"]:
         """Cross-fitted gain in nats at rank 1 … max_rank; zero without a gradient or without Grams.
 
         Args:
             half_sizes: Samples of the two halves.
-            damping: Ridge on each Gram as a share of its mean eigenvalue.
+            damping: Ridge on each Gram as a share of its mean eigenvalue; none leaves the gradient as it is.
             max_rank: Longest curve.
             num_terms: Log-likelihoods that a sample's loss is the mean of.
+            is_cross_fitted: Off, directions are scored on the samples that they come from.
             releases: The sums may be overwritten and let go; nothing can be asked of this layer afterwards.
         """
 

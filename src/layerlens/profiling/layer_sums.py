@@ -5,6 +5,8 @@ Takes any number of tokens; memory does not grow with them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -211,21 +213,38 @@ class LayerSums(LayerStatistics):
         return self.gram.full() / self.gram_samples if self.gram_samples else None
 
     def gain_curve(
-        self, half_sizes: tuple[int, int], *, damping: float, max_rank: int, num_terms: float, releases: bool = False
+        self,
+        half_sizes: tuple[int, int],
+        *,
+        damping: float | None,
+        max_rank: int,
+        num_terms: float,
+        is_cross_fitted: bool = True,
+        releases: bool = False,
     ) -> Float[np.ndarray, " ranks"]:
-        input_whitener = self.shared.whitener(damping, releases=releases)
-        output_whitener = damped_whitener(self.gram, self.gram_samples, damping, releases=releases) if self.gram_samples else None
-        if input_whitener is None or output_whitener is None:
-            return np.zeros(max_rank)
         first, second = (half if releases else half.clone() for half in (self.first, self.second))
-        for half, size in zip((first, second), half_sizes, strict=True):
+        halves = [first, second]
+        if not is_cross_fitted:
+            first += second
+            halves, half_sizes, second = [first], (sum(half_sizes), 0), first
+        for half, size in zip(halves, half_sizes, strict=False):
             half /= max(1, size)
-            input_whitener.apply_(half)
-            output_whitener.apply_(half.t())
+        if damping is not None and not self._whiten_(halves, damping, releases=releases):
+            return np.zeros(max_rank)
         if releases:
             self.first = self.second = self.first.new_zeros(0, self.spec.in_features)
-        del output_whitener
         return cross_fitted_gain(first, second, max_rank, num_terms=num_terms)
+
+    def _whiten_(self, halves: Sequence[Float[Tensor, "out_features in_features"]], damping: float, *, releases: bool) -> bool:
+        """Whiten gradients in place; false where a Gram is zero."""
+        inputs = self.shared.whitener(damping, releases=releases)
+        outputs = damped_whitener(self.gram, self.gram_samples, damping, releases=releases) if self.gram_samples else None
+        if inputs is None or outputs is None:
+            return False
+        for half in halves:
+            inputs.apply_(half)
+            outputs.apply_(half.t())
+        return True
 
 
 def _with_norms(rows: Float[Tensor, "rows numbers"], squares: Float[Tensor, " rows"]) -> Float[Tensor, "rows numbers"]:

@@ -45,8 +45,9 @@ def measure_layers(
     layers: Sequence[LayerSpec],
     counts: Int[np.ndarray, "resamples samples"],
     *,
-    damping: float,
+    damping: float | None,
     max_rank: int,
+    is_cross_fitted: bool = True,
     releases: bool = True,
     progress: Progress = SILENT,
 ) -> Measures:
@@ -56,8 +57,9 @@ def measure_layers(
         statistics: Of these layers, and of no others that are wanted later.
         layers: In forward order.
         counts: From `intervals.resampled_counts`, the same for all layers of a model.
-        damping: Ridge on each Gram as a share of its mean eigenvalue.
+        damping: Ridge on each Gram as a share of its mean eigenvalue; none for curves of the gradient as it is.
         max_rank: Longest curve.
+        is_cross_fitted: Off, directions are scored on the samples that they come from.
         releases: Each layer's statistics are let go of once it is measured.
         progress: Told of every layer.
     """
@@ -70,7 +72,12 @@ def measure_layers(
         found.intervals |= intervals(one, counts)
         found.replicates |= replicates(one, counts)
         found.curves[spec.layer] = sums.gain_curve(
-            statistics.half_sizes, damping=damping, max_rank=max_rank, num_terms=statistics.num_terms, releases=releases
+            statistics.half_sizes,
+            damping=damping,
+            max_rank=max_rank,
+            num_terms=statistics.num_terms,
+            is_cross_fitted=is_cross_fitted,
+            releases=releases,
         )
         if spec.layer in last:
             sums.shared.forget(releases=releases)

@@ -23,13 +23,12 @@ from torch import nn
 from layerlens.artifacts.layers import BlockSpec, LayerSpec
 from layerlens.artifacts.profile import ProxySettings
 from layerlens.config import ProfilingConfig
-from layerlens.data.example import Batch, Example
+from layerlens.data.example import Example
 from layerlens.data.task import Task
-from layerlens.errors import NotFiniteError
 from layerlens.models.frozen import frozen
 from layerlens.nn.low_rank_probe import LowRankProbe
-from layerlens.profiling.batch_device import to_device_of
-from layerlens.profiling.block_replay import BlockReplay
+from layerlens.profiling.method_shares import method_shares
+from layerlens.profiling.proxy_bench import ProxyBench
 from layerlens.profiling.proxy_schedule import interpolated, proxy_layers
 from layerlens.progress import SILENT, Progress
 
@@ -87,15 +86,18 @@ def measure_proxies(
     scored = [by_length[start : start + config.batch_size] for start in range(0, len(by_length), config.batch_size)]
     specs = {spec.layer: spec for spec in layers}
     with frozen(model):
-        bench = _Bench(model, task, blocks, [[examples[sample] for sample in batch] for batch in (*train, *scored)], len(train))
+        batches = [[examples[sample] for sample in batch] for batch in (*train, *scored)]
+        bench = ProxyBench(model, task, blocks, batches, len(train))
         before = bench.held_out_losses(0)
         drops = {
-            name: before - bench.losses_after(specs[name], config)
+            name: before - _losses_after(bench, model, specs[name], config)
             for name in progress.track(chosen, "proxies", total=len(chosen))
         }
-    measured = {name: float(drop.mean()) for name, drop in drops.items()}
+        values = interpolated(layers, {name: float(drop.mean()) for name, drop in drops.items()})
+        is_blind = not _is_significant(np.mean(list(drops.values()), axis=0))
+        shares = {} if is_blind else method_shares(bench, before, model, layers, blocks, values, config)
     return Proxies(
-        values=interpolated(layers, measured),
+        values=values,
         measured=frozenset(chosen),
         settings=ProxySettings(
             rank=config.proxy_rank,
@@ -105,7 +107,8 @@ def measure_proxies(
             held_out_samples=len(held_out),
             is_complete=len(chosen) == len(layers),
             num_measured=len(chosen),
-            is_blind=not _is_significant(np.mean(list(drops.values()), axis=0)),
+            is_blind=is_blind,
+            method_shares=shares,
         ),
     )
 
@@ -134,55 +137,10 @@ def _is_significant(drops: Float[np.ndarray, " samples"]) -> bool:
     return float(drops.mean()) > _LEAST_SIGNIFICANCE * error
 
 
-class _Bench:
-    """The batches that every proxy is trained and scored on, with what the blocks below a layer give for them."""
-
-    def __init__(
-        self, model: nn.Module, task: Task, blocks: Sequence[BlockSpec], batches: Sequence[Sequence[Example]], num_train: int
-    ) -> None:
-        self._model, self._task, self._num_train = model, task, num_train
-        self._replay = BlockReplay(model, [block.path for block in blocks])
-        self._batches: list[Batch] = [to_device_of(model, task.collate(batch)) for batch in batches]
-        for batch in self._batches:
-            with self._replay.recording():
-                model(**task.model_inputs(batch))
-
-    def _losses(self, block: int, batch: int) -> torch.Tensor:
-        values = self._batches[batch]
-        with self._replay.starting_at(block, batch):
-            outputs = self._model(**self._task.model_inputs(values))
-        return self._task.per_sample_loss(outputs, values)
-
-    def held_out_losses(self, block: int) -> Float[np.ndarray, " samples"]:
-        """Loss of each held-out sample, nats."""
-        with torch.no_grad():
-            losses = [self._losses(block, batch).double() for batch in range(self._num_train, len(self._batches))]
-        return torch.cat(losses).cpu().numpy()
-
-    def losses_after(self, spec: LayerSpec, config: ProfilingConfig) -> Float[np.ndarray, " samples"]:
-        """Loss of each held-out sample after the steps of a proxy on one layer.
-
-        Raises:
-            NotFiniteError: The steps led to NaN or infinity.
-        """
-        module = self._model.get_submodule(spec.layer)
-        block = spec.block or 0
-        device = next(module.parameters()).device
-        generator = torch.Generator().manual_seed(config.seed)
-        probe = LowRankProbe(spec.in_features, spec.out_features, config.proxy_rank, scaling=_SCALING, generator=generator).to(
-            device
-        )
-        optimizer = torch.optim.Adam(probe.parameters(), lr=config.proxy_learning_rate)
-        with probe.beside(module):
-            for batch in range(self._num_train):
-                optimizer.zero_grad()
-                with torch.enable_grad():
-                    self._losses(block, batch).mean().backward()
-                optimizer.step()
-            losses = self.held_out_losses(block)
-        if not np.isfinite(losses).all():
-            raise NotFiniteError(
-                f"the proxy of layer {spec.layer} ended at a loss of {losses.mean()}; lower proxy_learning_rate "
-                f"(now {config.proxy_learning_rate})"
-            )
-        return losses
+def _losses_after(bench: ProxyBench, model: nn.Module, spec: LayerSpec, config: ProfilingConfig) -> Float[np.ndarray, " samples"]:
+    """Loss of each held-out sample after the steps of a low-rank proxy on one layer."""
+    module = model.get_submodule(spec.layer)
+    generator = torch.Generator().manual_seed(config.seed)
+    probe = LowRankProbe(spec.in_features, spec.out_features, config.proxy_rank, scaling=_SCALING, generator=generator)
+    probe.to(next(module.parameters()).device)
+    return bench.losses_after(probe, probe.beside(module), config, block=spec.block or 0, name=spec.layer)

@@ -37,6 +37,7 @@ from layerlens.profiling.stages import Stages
 from layerlens.profiling.statistics import Statistics
 from layerlens.profiling.statistics_pass import collect_statistics
 from layerlens.profiling.typical_batch import typical_samples
+from layerlens.profiling.update_timing import update_seconds_per_parameter
 from layerlens.progress import SILENT, Progress
 
 
@@ -91,8 +92,9 @@ def profile_model(
                 statistics,
                 layers,
                 resampled_counts(len(chosen), seed=config.seed),
-                damping=config.damping,
+                damping=config.damping if config.whiten else None,
                 max_rank=config.max_rank or default_max_rank(info.hidden_size),
+                is_cross_fitted=config.cross_fit,
                 progress=watcher,
             )
             arrays |= {f"gain/{layer}": curve for layer, curve in measures.curves.items()}
@@ -196,6 +198,9 @@ def _time(model: nn.Module, layout: ModelLayout, task: Task, batch: Batch, batch
         tokens_per_batch=num_tokens,
         outside_forward_seconds=timed.outside_forward_seconds,
         outside_backward_seconds=timed.outside_backward_seconds,
+        outside_backward_frozen_seconds=timed.outside_backward_frozen_seconds,
+        update_seconds_per_parameter=update_seconds_per_parameter(device),
+        arithmetic=timed.arithmetic,
         blocks=timed.blocks,
         latency=latency_models(layout.layers, device),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from layerlens.reporting.bench.run import build_bench_report, is_bench
 from layerlens.reporting.compression.folder import is_compressed
 from layerlens.reporting.compression.run import build_compression_report
 from layerlens.reporting.page import render_page
@@ -18,11 +19,13 @@ from layerlens.reporting.sections.plan_map import plan_map_section
 from layerlens.reporting.sections.provenance import provenance_section
 from layerlens.reporting.sections.race import race_section
 from layerlens.reporting.sections.results import results_section
+from layerlens.reporting.sections.time_ratios import time_ratios_section
 from layerlens.reporting.summary import tiles
 from layerlens.reporting.verdict import headline, statements
 
 SECTIONS = (
     results_section,
+    time_ratios_section,
     plan_map_section,
     budgets_section,
     race_section,
@@ -40,7 +43,7 @@ def build_report(folder: Path) -> str:
 
     Args:
         folder: Holds any of `profile/`, `plan.json`, `plan.candidates/`, `evaluation.json`, `validation.json`, or is a
-            compressed folder; parts that are missing are left out, and the page says so.
+            compressed folder or a suite's; parts that are missing are left out, and the page says so.
 
     Returns:
         HTML that needs no network; the same files give the same bytes.
@@ -50,6 +53,8 @@ def build_report(folder: Path) -> str:
     """
     if is_compressed(folder):
         return build_compression_report(folder)
+    if is_bench(folder):
+        return build_bench_report(folder)
     run = read_run(folder)
     kicker = f"LayerLens · {_subject(run)}"
     return render_page(

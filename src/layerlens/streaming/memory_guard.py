@@ -1,4 +1,4 @@
-"""The process's own peak memory, compared with a cap, and freed memory handed back to the system."""
+"""The process's own peak memory, compared with a cap, and memory that is not needed handed back to the system."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import resource
 import sys
 
 from layerlens.errors import ConfigError
+from layerlens.models.lean_import import is_lean
+from layerlens.streaming.code_pages import drop_code_pages
 
 #: Interpreter, torch, transformers and the command line before any model: measured on Linux with the CPU build of torch.
 BASE_BYTES = 440 << 20
+#: The same where heavy imports are put off and program code that is not needed is let go.
+_LEAN_BASE_BYTES = 240 << 20
 #: The C library's name for the size from which memory comes straight from the system, and that size, bytes.
-_M_MMAP_THRESHOLD, _LARGE_TENSOR = -3, 4 << 20
+_M_MMAP_THRESHOLD, _LARGE_TENSOR = -3, 1 << 20
 
 
 class MemoryGuard:
@@ -27,9 +31,8 @@ class MemoryGuard:
     def __init__(self, max_memory: int | None) -> None:
         self._max_memory = max_memory
         if max_memory is not None and sys.platform == "linux":
-            set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-            if set_option is not None:
-                set_option(_M_MMAP_THRESHOLD, _LARGE_TENSOR)
+            self.return_large()
+            self.trim()
 
     def check(self) -> None:
         """Stop a run that passed its cap.
@@ -44,12 +47,26 @@ class MemoryGuard:
             )
 
     @staticmethod
+    def return_large() -> None:
+        """Let large tensors of this process be given back one by one from now on, for more time in the system."""
+        if sys.platform == "linux":
+            set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+            if set_option is not None:
+                set_option(_M_MMAP_THRESHOLD, _LARGE_TENSOR)
+
+    @staticmethod
     def trim() -> None:
-        """Hand memory that was freed back to the system, where the C library knows how."""
+        """Hand memory that was freed back to the system, where the C library knows how, and program code with it."""
         if sys.platform == "linux":
             trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
             if trim is not None:
                 trim(0)
+        drop_code_pages()
+
+
+def libraries_bytes() -> int:
+    """What the libraries take of this process's memory before any model, about: the same in every process of the same kind."""
+    return _LEAN_BASE_BYTES if is_lean() else BASE_BYTES
 
 
 def peak_memory() -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from layerlens.adapting.load import is_adapter, load_adapter, open_adapter
-from layerlens.adapting.tune import ADAPTER_FOLDER
+from layerlens.adapting.load import PLAN_FILE, adapter_in, base_checkpoint, load_adapter, load_base, open_adapter, told_task
 from layerlens.artifacts.compression_evaluation import CompressionEvaluation
 from layerlens.artifacts.evaluation import Arm, Evaluation
 from layerlens.artifacts.plan import Plan, load_plan
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.artifacts.store import write_json
 from layerlens.artifacts.versions import installed_versions
+from layerlens.compressing.folder_config import is_compressed_folder
 from layerlens.config import EvaluateConfig, output_path
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import partition
@@ -21,7 +21,7 @@ from layerlens.evaluation.run import evaluate_model, make_evaluation
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.models.load import load_task_model
 from layerlens.progress import SILENT, Progress
-from layerlens.workflow.evaluate_compressed import evaluate_compressed, is_compressed_folder
+from layerlens.workflow.evaluate_compressed import evaluate_compressed
 from layerlens.workflow.machine import machine_kind
 from layerlens.workflow.open import open_data
 from layerlens.workflow.tune import PACKAGES
@@ -88,10 +88,14 @@ def _score(
         checkpoint = open_checkpoint(name)
     else:
         adapter = open_adapter(folder)
-        checkpoint = open_checkpoint(adapter.base_model)
-        task = plan.task if plan is not None else task
+        checkpoint = base_checkpoint(adapter)
+        task = told_task(adapter) or task
     loaded = open_data(checkpoint, data, config, task)
-    task_model = load_task_model(checkpoint, loaded.task.info, seed=config.seed)
+    task_model = (
+        load_task_model(checkpoint, loaded.task.info, seed=config.seed)
+        if folder is None
+        else load_base(adapter, checkpoint, loaded.task.info, seed=config.seed)
+    )
     if folder is None and task_model.new_parameters:
         raise CheckpointError(
             f"{name} has no trained head for {loaded.task.info.kind} (it lacks {task_model.new_parameters[0]}); "
@@ -106,12 +110,12 @@ def _score(
 
 
 def _adapter_of(folder: Path) -> tuple[Path | None, Plan | None]:
-    """The PEFT folder that was meant, and the plan beside it; none for a plain model."""
-    for adapter in (folder, folder / ADAPTER_FOLDER):
-        if is_adapter(adapter):
-            plan = adapter.parent / "plan.json"
-            return adapter, load_plan(plan) if plan.exists() else None
-    return None, None
+    """The adapter folder that was meant, and the plan beside it; none for a plain model."""
+    adapter = adapter_in(folder)
+    if adapter is None:
+        return None, None
+    plan = adapter.parent / PLAN_FILE
+    return adapter, load_plan(plan) if plan.exists() else None
 
 
 def _indices(loaded: LoadedData, plan: Plan | None, config: EvaluateConfig) -> Sequence[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -27,7 +26,6 @@ from layerlens.artifacts.compression_evaluation import (
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.artifacts.store import write_json
 from layerlens.artifacts.versions import installed_versions
-from layerlens.compressing.folder_config import is_compressed
 from layerlens.config import EvaluateConfig, output_path, path_beside
 from layerlens.data.dataset import LoadedData
 from layerlens.data.encoders.prepared import LENGTH_KEYS
@@ -42,7 +40,7 @@ from layerlens.evaluation.generation import generate_side_by_side, generation_sp
 from layerlens.evaluation.layer_quality import layer_bytes, layer_quality
 from layerlens.evaluation.perplexity import TokenWindows, cut_text
 from layerlens.evaluation.second_text import second_text
-from layerlens.models.checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint
+from layerlens.models.checkpoint import Checkpoint, open_checkpoint
 from layerlens.models.foreign import one_line, quiet
 from layerlens.models.load import AUTO_CLASSES, load_processor
 from layerlens.models.streamed.load import load_streamed_model
@@ -55,16 +53,6 @@ from layerlens.workflow.open import open_data
 #: Samples whose activations the layers are compared on, prompts that both models go on with, and tokens of a prompt.
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _QUALITY_SAMPLES, _PROMPTS, _PROMPT_TOKENS = 32, 3, 32
-
-
-def is_compressed_folder(model: str) -> bool:
-    """Whether a folder was written by `layerlens compress`."""
-    folder = Path(model).expanduser()
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and is_compressed(config)
 
 
 def evaluate_compressed(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from layerlens.artifacts.layers import ModelLayout
 from layerlens.artifacts.plan import Plan
 from layerlens.artifacts.profile import TaskInfo
-from layerlens.config import DataConfig, ProfilingConfig
+from layerlens.config import BaseFormat, DataConfig, ProfilingConfig, TrainingConfig
 from layerlens.data.dataset import LoadedData, load_dataset
 from layerlens.data.partition import Partition, partition
 from layerlens.errors import ManifestError, UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
+from layerlens.models.compressed_checkpoint import CompressedCheckpoint, open_compressed_checkpoint
 from layerlens.models.load import TaskModel, load_processor, load_task_model
+from layerlens.models.quantised_base import check_library
 from layerlens.models.roles import describe_layers
 from layerlens.models.streamed.load import StreamedModel, load_streamed_model
 from layerlens.progress import SILENT, Progress
+from layerlens.streaming.memory_guard import MemoryGuard
 from layerlens.words import TaskKind
 from layerlens.workflow.execution import is_streamed
 
@@ -85,13 +89,15 @@ def open_streamed(
     return loaded, load_streamed_model(checkpoint, loaded.task.info, seed=config.seed)
 
 
-def open_plan_model(plan: Plan, data: str, config: DataConfig, *, has_eval_data: bool = False) -> Opened:
-    """Open the very model that a plan was made for, with data of the plan's task.
+def open_plan_model(plan: Plan, data: str, config: TrainingConfig, *, has_eval_data: bool = False) -> Opened:
+    """Open the very model that a plan was made for, in its own numbers or as `config` says, with data of the plan's task.
 
     Raises:
-        ManifestError: the model in that place is another one now.
+        ManifestError: the model in that place is another one now, or the compressed folder was made from another.
+        ConfigError: the library that holds the base is not installed.
     """
-    checkpoint = open_checkpoint(plan.model.id)
+    check_library(config.base_format)
+    checkpoint = open_checkpoint(plan.model.id) if config.base is None else _compressed_base(plan, config.base)
     if (found := checkpoint.hash()) != plan.model.hash:
         raise ManifestError(
             f"the plan was made for {plan.model.id} with hash {plan.model.hash[:12]}, but that model now has {found[:12]}; "
@@ -99,12 +105,42 @@ def open_plan_model(plan: Plan, data: str, config: DataConfig, *, has_eval_data:
         )
     loaded = open_data(checkpoint, data, config, plan.task)
     # Samples are shared out by the profile's seed, so that what it calibrated on never decides a race or an evaluation.
-    return _opened(checkpoint, loaded, plan.task, config.seed, plan.metadata.seed, has_eval_data=has_eval_data)
+    return _opened(
+        checkpoint,
+        loaded,
+        plan.task,
+        config.seed,
+        plan.metadata.seed,
+        has_eval_data=has_eval_data,
+        base_format=config.base_format,
+    )
+
+
+def _compressed_base(plan: Plan, base: str) -> CompressedCheckpoint:
+    """The compressed folder that shall stand for a plan's model."""
+    checkpoint = open_compressed_checkpoint(Path(base).expanduser())
+    if checkpoint.hash() != plan.model.hash:
+        raise ManifestError(
+            f"{base} was compressed from {checkpoint.id} with hash {checkpoint.hash()[:12]}, the plan was made for "
+            f"{plan.model.id} with {plan.model.hash[:12]}; compress the plan's model, or profile and plan the other"
+        )
+    return checkpoint
 
 
 def _opened(
-    checkpoint: Checkpoint, loaded: LoadedData, task: TaskInfo, seed: int, partition_seed: int, *, has_eval_data: bool
+    checkpoint: Checkpoint,
+    loaded: LoadedData,
+    task: TaskInfo,
+    seed: int,
+    partition_seed: int,
+    *,
+    has_eval_data: bool,
+    base_format: BaseFormat = BaseFormat.AS_IS,
 ) -> Opened:
     part = partition(len(loaded.examples), loaded.splits, seed=partition_seed, has_eval_data=has_eval_data)
-    task_model = load_task_model(checkpoint, task, seed=seed)
+    task_model = load_task_model(checkpoint, task, seed=seed, base_format=base_format)
+    if task_model.is_quantised:
+        # The float weights are gone, and what is decoded on use shall not stay behind: few bits are there to save memory.
+        MemoryGuard.return_large()
+        MemoryGuard.trim()
     return Opened(checkpoint, task_model, describe_layers(task_model.model), loaded, part)

@@ -8,17 +8,18 @@ from pathlib import Path
 
 from layerlens.adapting.arms import ArmName, run_arm
 from layerlens.adapting.order import num_tuning_steps
-from layerlens.adapting.tune import ADAPTER_FOLDER
+from layerlens.adapting.save import ADAPTER_FOLDER
 from layerlens.adapting.tune import tune as run_tune
-from layerlens.artifacts.evaluation import Arm, Evaluation
+from layerlens.artifacts.evaluation import FULL, Arm, Evaluation, with_time_ratios
 from layerlens.artifacts.plan import Plan, load_candidates, load_plan, save_plan
 from layerlens.artifacts.store import write_json
 from layerlens.artifacts.versions import installed_versions
-from layerlens.config import RaceConfig, TrainingConfig, TuneConfig, output_path
+from layerlens.config import BaseFormat, RaceConfig, TrainingConfig, TuneConfig, output_path
 from layerlens.data.dataset import LoadedData
 from layerlens.errors import ConfigError, DataError
 from layerlens.evaluation.run import make_evaluation
 from layerlens.progress import SILENT, Progress
+from layerlens.words import BudgetName
 from layerlens.workflow.machine import machine_kind
 from layerlens.workflow.open import Opened, open_data, open_plan_model
 from layerlens.workflow.race import race
@@ -70,7 +71,7 @@ def tune(
     config = config or TuneConfig()
     path, folder = Path(plan), output_path(out)
     loaded = load_plan(path)
-    _check_arms(config.compare, path)
+    _check_arms(config, path)
     opened = open_plan_model(loaded, data, config, has_eval_data=config.eval_data is not None)
     evaluated = _evaluation_samples(opened, config)
     if dry_run:
@@ -81,7 +82,7 @@ def tune(
     if (folder / "plan.json").resolve() != path.resolve():
         save_plan(folder / "plan.json", loaded)
     evaluation = make_evaluation(
-        arms,
+        with_time_ratios(arms, _predicted_times(loaded, path, config)),
         evaluated[0],
         model=loaded.model.id,
         eval_samples=min(len(evaluated[1]), config.max_eval_samples or len(evaluated[1])),
@@ -122,8 +123,20 @@ def _run_arms(
     return arms
 
 
-def _check_arms(names: Sequence[str], path: Path) -> None:
-    unknown = [name for name in names if name not in list(ArmName)]
+def _predicted_times(plan: Plan, path: Path, config: TuneConfig) -> dict[str, float]:
+    """Training time that the plan and the compared candidates foresee, as a share of full fine-tuning's, by arm."""
+    plans = {**(load_candidates(path) if config.compare else {}), ArmName.LAYERLENS.value: plan}
+    spent = {name: found.budgets.get(BudgetName.TIME_RATIO) for name, found in plans.items()}
+    return {**{name: budget.spent for name, budget in spent.items() if budget is not None}, FULL: 1.0}
+
+
+def _check_arms(config: TuneConfig, path: Path) -> None:
+    if ArmName.FULL in config.compare and _base_of(config) is not None:
+        raise ConfigError(
+            f"--compare full: a base in {_base_of(config)} cannot be trained as a whole; leave full out, or measure it over the "
+            "model as it is, in a run of its own"
+        )
+    unknown = [name for name in config.compare if name not in list(ArmName)]
     if unknown:
         candidates = load_candidates(path)
         if foreign := [name for name in unknown if name not in candidates]:
@@ -141,6 +154,11 @@ def _evaluation_samples(opened: Opened, config: TrainingConfig) -> tuple[LoadedD
     return data, range(len(data.examples))
 
 
+def _base_of(config: TrainingConfig) -> str | None:
+    """What the adapters train over where that is not the model as it is."""
+    return config.base or (None if config.base_format is BaseFormat.AS_IS else config.base_format.value)
+
+
 def _race_config(config: TuneConfig) -> RaceConfig:
     shared = {name: getattr(config, name) for name in TrainingConfig.model_fields}
     return RaceConfig(**shared, epochs=config.epochs, tuning_steps=config.max_steps)
@@ -152,6 +170,7 @@ def _facts(plan: Plan, opened: Opened, evaluated: tuple[LoadedData, Sequence[int
     runs = len(config.seeds or [config.seed])
     return {
         "model": f"{plan.model.id} ({plan.model.architecture})",
+        "base": _base_of(config) or "as it is",
         "plan": f"{plan.chosen.name}: {plan.params:,} parameters in {len(plan.adapted)} layers, head {plan.head_params:,}",
         "train": f"{steps} steps of {config.batch_size} on {samples} samples, {runs} × {1 + len(config.compare)} runs",
         "evaluate": f"{len(evaluated[1])} samples of {evaluated[0].id}",

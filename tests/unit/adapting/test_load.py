@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from layerlens.adapting.attach import attached
 from layerlens.adapting.load import is_adapter, load_adapter, open_adapter
@@ -60,6 +61,9 @@ def test_folders_that_are_no_safe_adapter_are_refused(tmp_path: Path) -> None:
 
 def test_an_adapter_of_another_shape_is_refused(tmp_path: Path) -> None:
     folder = saved(tmp_path)
+    # Written by PEFT itself it would not tell its base's hash, which is looked at first.
+    weights = folder / "adapter_model.safetensors"
+    save_file(load_file(weights), weights, metadata={"format": "pt"})
     wider = tiny_task_model("bert", tmp_path / "wider", TaskKind.CLASSIFICATION, intermediate_size=128)
     with pytest.raises(ManifestError, match=r"does not fit .* as BertForSequenceClassification") as error:
         load_adapter(open_adapter(folder), wider)

@@ -10,8 +10,9 @@ from peft.utils.other import get_pattern_key
 
 from layerlens.adapting.attach import attached
 from layerlens.adapting.lora import adapted_modules, check_model, check_realised, lora_config, pattern_key
-from layerlens.errors import ConfigError, LayerLensError, ManifestError
-from layerlens.words import Method, Site, TaskKind
+from layerlens.errors import LayerLensError, ManifestError
+from layerlens.words import Method, TaskKind
+from tests.unit.adapting.mixed_plans import mixed_plan
 from tests.unit.adapting.plans import EVERY_FAMILY, kind_of, make_plan, tiny_task_model, uneven_ranks
 
 
@@ -63,14 +64,12 @@ def test_alpha_is_whole_where_it_can_be_and_constant_over_rank(tmp_path: Path) -
     assert {config.alpha_pattern[key] / rank for key, rank in config.rank_pattern.items()} == {2.0}
 
 
-def test_other_methods_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_the_config_holds_the_lora_of_a_mixed_plan_alone(tmp_path: Path) -> None:
     task_model = tiny_task_model("bert", tmp_path, TaskKind.CLASSIFICATION)
-    plan = make_plan(task_model, TaskKind.CLASSIFICATION, 1)
-    site = plan.layers[3].model_copy(update={"site": Site.SUBLAYER, "method": Method.ADAPTER, "size": 4})
-    with pytest.raises(ConfigError, match="adapter and prefix are planned but not applied yet") as error:
-        lora_config(plan.model_copy(update={"layers": [*plan.layers, site]}), is_transposed=False)
-    assert plan.layers[3].layer in str(error.value)
-    assert "\n" not in str(error.value)
+    mixed, plain = (mixed_plan(task_model, TaskKind.CLASSIFICATION, methods) for methods in (tuple(Method), (Method.LORA,)))
+    assert lora_config(mixed, is_transposed=False).to_dict() == lora_config(plain, is_transposed=False).to_dict()
+    without = mixed_plan(task_model, TaskKind.CLASSIFICATION, (Method.ADAPTER, Method.PREFIX))
+    assert lora_config(without, is_transposed=False).target_modules == "dummy-target-modules"
 
 
 def test_a_plan_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from layerlens.adapting.prior import believed_best, field_order, is_structured, 
 from layerlens.artifacts.plan import Plan
 from layerlens.models.load import TaskModel
 from layerlens.models.roles import describe_layers
-from layerlens.words import Role, TaskKind
+from layerlens.words import Method, Role, TaskKind
+from tests.unit.adapting.mixed_plans import mixed_plan
 from tests.unit.adapting.plans import make_plan, tiny_task_model
 
 
@@ -70,3 +71,50 @@ def test_uniform_is_the_simplest_then_few_ranks_then_breadth(candidates: dict[st
 
 def test_an_optimum_is_told_from_a_structured_plan_by_its_ranks(candidates: dict[str, Plan]) -> None:
     assert {name for name, plan in candidates.items() if not is_structured(plan)} == {"optimum-a", "optimum-b"}
+
+
+@pytest.fixture(scope="module")
+def mixes(task_model: TaskModel) -> dict[str, Plan]:
+    methods: dict[str, tuple[Method, ...]] = {
+        "adapter": (Method.ADAPTER,),
+        "prefix": (Method.PREFIX,),
+        "prefix+all": (Method.LORA, Method.PREFIX),
+        "adapter+prefix": (Method.ADAPTER, Method.PREFIX),
+    }
+    return {name: mixed_plan(task_model, TaskKind.CLASSIFICATION, found, name=name) for name, found in methods.items()}
+
+
+def test_a_plan_of_adapters_or_prefixes_is_no_simpler_than_lora_for_having_no_ranks(
+    candidates: dict[str, Plan], mixes: dict[str, Plan]
+) -> None:
+    assert simplest({**candidates, **mixes}) == "uniform"
+    without = {name: plan for name, plan in {**candidates, **mixes}.items() if name != "uniform"}
+    # One rank on every layer is as simple as one size on every sublayer, and wider.
+    assert simplest(without) == "rank-1"
+    assert simplest({name: mixes[name] for name in ("prefix+all", "prefix", "adapter+prefix")}) == "prefix"
+
+
+def test_lora_alone_is_believed_before_the_same_breadth_with_a_prefix(
+    candidates: dict[str, Plan], mixes: dict[str, Plan]
+) -> None:
+    assert believed_best({"prefix+all": mixes["prefix+all"], "uniform": candidates["uniform"]}) == "uniform"
+    assert believed_best({name: mixes[name] for name in ("adapter", "prefix")}) == "adapter"
+
+
+def test_other_methods_race_early_and_single_ones_first(candidates: dict[str, Plan], mixes: dict[str, Plan]) -> None:
+    order = field_order({**candidates, **mixes})
+    assert order[:4] == ["uniform", "rank-1", "adapter", "mlp-output"]
+    assert order.index("prefix") < order.index("prefix+all")
+    assert order.index("prefix") < order.index("adapter+prefix")
+    assert sorted(order) == sorted({**candidates, **mixes})
+
+
+def test_a_mix_of_one_size_each_is_structured_and_one_of_three_sizes_is_not(mixes: dict[str, Plan]) -> None:
+    assert all(is_structured(plan) for plan in mixes.values())
+    adapters = [entry for entry in mixes["adapter"].layers if entry.method is Method.ADAPTER]
+    sizes = dict(zip([entry.layer for entry in adapters], (1, 2, 4, 4), strict=True))
+    uneven = [
+        entry.model_copy(update={"size": sizes[entry.layer]}) if entry.method is Method.ADAPTER else entry
+        for entry in mixes["adapter"].layers
+    ]
+    assert not is_structured(mixes["adapter"].model_copy(update={"layers": uneven}))

@@ -21,7 +21,8 @@ from layerlens.data.partition import Partition, partition
 from layerlens.errors import ConfigError, DataError, ManifestError, NotFiniteError
 from layerlens.models.load import TaskModel
 from layerlens.models.roles import describe_layers
-from layerlens.words import Method, Role, Site, TaskKind
+from layerlens.words import Method, Role, TaskKind
+from tests.unit.adapting.mixed_plans import mixed_plan
 from tests.unit.adapting.plans import made_data, make_plan, tiny_task_model
 
 KIND = TaskKind.CLASSIFICATION
@@ -236,17 +237,33 @@ def test_a_lone_candidate_is_chosen_without_a_step(
     assert (raced.race.winner, raced.race.candidates, raced.race.share_of_tuning) == ("all", [], 0.0)
 
 
-def test_candidates_with_methods_that_are_not_applied_yet_are_left_out_and_named(
-    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan]
+def test_plans_of_every_method_race_beside_each_other(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan], tmp_path: Path
 ) -> None:
-    site = candidates["all"].layers[3].model_copy(update={"site": Site.SUBLAYER, "method": Method.ADAPTER, "size": 4})
-    mixed = candidates["all"].model_copy(update={"layers": [*candidates["all"].layers, site]})
-    runners = {"mixed": mixed, **pair(candidates, "uniform", "all")}
-    raced = race(mixed, runners, task_model, data, part, QUICK, state_path=None)
+    runners = pair(candidates, "uniform", "all") | {
+        "+".join(methods): mixed_plan(task_model, KIND, methods, blocks=(0,), name="+".join(methods))
+        for methods in ((Method.ADAPTER,), (Method.PREFIX,), (Method.LORA, Method.ADAPTER, Method.PREFIX))
+    }
+    state = tmp_path / "race.json"
+    roomy = QUICK.model_copy(update={"share": 10.0})
+    raced = race(runners["uniform"], runners, task_model, data, part, roomy, state_path=state)
     assert raced.race is not None
-    assert raced.race.details["skipped"] == ["mixed"]
-    with pytest.raises(ConfigError, match="planned but not applied yet"):
-        race(mixed, {"mixed": mixed}, task_model, data, part, QUICK, state_path=None)
+    assert {entry.name for entry in raced.race.candidates} == set(runners)
+    firsts = {run.candidate: run.losses for run in reversed(read_json(state, RaceState).runs)}
+    # Uniform is the same plan as "all" here.
+    assert len({tuple(losses or ()) for losses in firsts.values()}) == len(runners) - 1
+    assert race(runners["uniform"], runners, task_model, data, part, roomy, state_path=None) == raced
+
+
+def test_a_race_of_plans_that_differ_in_a_prefix_alone_starts_anew(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan], tmp_path: Path
+) -> None:
+    state, fingerprints = tmp_path / "race.json", set()
+    for tokens in (1, 2):
+        other = mixed_plan(task_model, KIND, (Method.LORA, Method.PREFIX), blocks=(0,), tokens=tokens)
+        race(other, {"other": other, **pair(candidates, "uniform")}, task_model, data, part, QUICK, state_path=state)
+        fingerprints.add(read_json(state, RaceState).fingerprint)
+    assert len(fingerprints) == 2
 
 
 def test_faults_of_the_input_are_told(

@@ -14,7 +14,10 @@ from layerlens.adapting.optimizer import LinearWarmupDecay, build_optimizer, bui
 from layerlens.adapting.training import train
 from layerlens.config import Precision, TrainingConfig
 from layerlens.errors import NotFiniteError
+from layerlens.nn.bottleneck import BOTTLENECK_RATE
+from layerlens.nn.prefix import PREFIX_RATE
 from layerlens.words import TaskKind
+from tests.unit.adapting.mixed_plans import mixed_plan
 from tests.unit.adapting.plans import made_data, make_plan, tiny_task_model
 
 KIND = TaskKind.CLASSIFICATION
@@ -51,9 +54,20 @@ def rates_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, se
     found: dict[str, set[float]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = next((kind for kind in ("lora_", "pooler", "classifier") if kind in name), name)
+            kinds = ("lora_", "pooler", "classifier", "bottleneck", "prefix")
+            kind = next((kind for kind in kinds if kind in name), name)
             found.setdefault(kind, set()).add(rates[id(parameter)])
     return found
+
+
+def test_one_rate_serves_a_mixed_plan_at_each_methods_multiple_of_it(tmp_path: Path) -> None:
+    task_model = tiny_task_model("bert", tmp_path, KIND)
+    with attached(task_model.model, mixed_plan(task_model, KIND), seed=0) as adapted:
+        rates = rates_of(adapted, build_optimizer(adapted, CONFIG, new_parameters=task_model.new_parameters))
+    assert rates["lora_"] == {1e-2}
+    assert rates["bottleneck"] == {BOTTLENECK_RATE * 1e-2}
+    assert rates["prefix"] == {PREFIX_RATE * 1e-2}
+    assert rates["classifier"] == {1e-2}
 
 
 def test_pretrained_matrices_beside_adapters_take_small_steps(tmp_path: Path) -> None:

@@ -13,16 +13,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from layerlens.adapting.load import load_adapter, open_adapter
+from layerlens.adapting.attach import attached
+from layerlens.adapting.load import load_adapted, load_adapter, open_adapter
 from layerlens.adapting.tune import tune
 from layerlens.artifacts.plan import Plan
 from layerlens.config import Precision, TuneConfig
 from layerlens.data.dataset import LoadedData
+from layerlens.data.inference import score
 from layerlens.data.partition import Partition, partition
 from layerlens.errors import ConfigError, DataError, ManifestError, NotFiniteError
 from layerlens.models.load import TaskModel
 from layerlens.words import Method, Site, TaskKind
+from tests.unit.adapting.mixed_plans import mixed_plan
 from tests.unit.adapting.plans import kind_of, made_data, make_plan, tiny_task_model, uneven_ranks
 
 QUICK = TuneConfig(learning_rate=1e-2, max_steps=6, batch_size=8, save_steps=2, precision=Precision.FP32, fit_head=False)
@@ -182,6 +186,53 @@ def test_a_finished_run_is_read_and_another_runs_folder_is_refused(tmp_path: Pat
         tune(plan, task_model, data, part, evaluation, QUICK, out=out)
 
 
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_mixed_plan_trains_and_comes_back_with_the_logits_it_was_scored_with(family: str, tmp_path: Path) -> None:
+    task_model, data, part, _ = made(family, tmp_path / "base")
+    plan = mixed_plan(task_model, kind_of(family))
+    arm = tune(plan, task_model, data, part, (data, part.test), QUICK, out=tmp_path / "out")
+    assert (arm.trainable_params, arm.head_params) == (plan.params, plan.head_params)
+    loaded = load_adapted(tmp_path / "out")
+    found = score(loaded, data.task, data.take(sorted(part.test)), batch_size=16)
+    assert found["loss"] == pytest.approx(arm.metrics["loss"], rel=1e-5)
+    base = score(task_model.model, data.task, data.take(sorted(part.test)), batch_size=16)
+    assert base["loss"] != pytest.approx(arm.metrics["loss"], rel=1e-5)
+    started = {name: (start, now) for name, start, now in moved(task_model, plan, loaded)}
+    assert len(started) == 2 * (2 * 4 + 2)
+    assert [name for name, (start, now) in started.items() if torch.equal(start, now)] == []
+
+
+def moved(task_model: TaskModel, plan: Plan, loaded: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Every parameter of a bottleneck or prefix of a plan, at its start and after training."""
+    with attached(task_model.model, plan, seed=QUICK.seed):
+        starts = {name: part.detach().clone() for name, part in task_model.model.named_parameters() if "layerlens" in name}
+    ends = {name.removeprefix("base_model.model."): part for name, part in loaded.named_parameters() if "layerlens" in name}
+    assert starts.keys() == ends.keys()
+    return ((name, starts[name], ends[name]) for name in starts)
+
+
+def test_a_stopped_run_of_a_mixed_plan_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    folders = []
+    for name in ("whole", "stopped"):
+        task_model, data, part, _ = made("bert", tmp_path / "base")
+        plan, out = mixed_plan(task_model, kind_of("bert")), tmp_path / name
+        if name == "stopped":
+            with pytest.raises(KeyboardInterrupt):
+                tune(plan, task_model, data, part, (data, part.test), QUICK, out=out, progress=StopAfter(4))
+        tune(plan, task_model, data, part, (data, part.test), QUICK, out=out)
+        folders.append({path.name: path.read_bytes() for path in (out / "adapter").iterdir()})
+    assert folders[0] == folders[1]
+    assert len(folders[0]) == 4
+
+
+def test_the_run_of_a_plan_that_differs_in_a_prefix_alone_is_another_run(tmp_path: Path) -> None:
+    task_model, data, part, _ = made("bert", tmp_path / "base")
+    evaluation, out = (data, part.test), tmp_path / "out"
+    tune(mixed_plan(task_model, kind_of("bert"), tokens=1), task_model, data, part, evaluation, QUICK, out=out)
+    with pytest.raises(ConfigError, match="belongs to another run"):
+        tune(mixed_plan(task_model, kind_of("bert"), tokens=2), task_model, data, part, evaluation, QUICK, out=out)
+
+
 def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
     task_model, data, part, plan = made("bert", tmp_path / "base")
     evaluation, out = (data, part.test), tmp_path / "out"
@@ -195,9 +246,17 @@ def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
 def test_faults_are_told_before_anything_is_written(tmp_path: Path) -> None:
     task_model, data, part, plan = made("bert", tmp_path / "base")
     evaluation, out = (data, part.test), tmp_path / "out"
-    site = plan.layers[3].model_copy(update={"site": Site.SUBLAYER, "method": Method.ADAPTER, "size": 4})
-    with pytest.raises(ConfigError, match="not applied yet"):
-        tune(plan.model_copy(update={"layers": [*plan.layers, site]}), task_model, data, part, evaluation, QUICK, out=out)
+    site = plan.layers[3].model_copy(update={"site": Site.SUBLAYER, "method": Method.ADAPTER, "size": 4, "layer": "bert.absent"})
+    with pytest.raises(ManifestError, match=r"bert\.absent: the model has no such layer"):
+        tune(
+            plan.model_copy(update={"layers": [*plan.layers, site]}),
+            task_model,
+            data,
+            part,
+            evaluation,
+            QUICK,
+            out=tmp_path / "absent",
+        )
     other = tiny_task_model("bert", tmp_path / "other", TaskKind.CLASSIFICATION, seed=4)
     with pytest.raises(ManifestError, match="a plan of another model"):
         tune(plan, other, data, part, evaluation, QUICK, out=out)

@@ -94,14 +94,54 @@ def test_latency_is_the_measured_line_and_prefixes_add_no_launch() -> None:
         assert wanted <= found <= wanted + 1e-6
 
 
-def test_time_falls_with_a_higher_cut_and_stays_below_full_fine_tuning() -> None:
+@pytest.mark.parametrize(("epochs", "passes"), [(0.5, 1.0), (1.0, 1.0), (3.0, 3.0)])
+def test_time_falls_with_a_higher_cut_and_frozen_blocks_are_paid_for_once_per_sample(epochs: float, passes: float) -> None:
     made = small()
-    costs, _ = priced(made, OptimizationConfig(max_trainable_params=1))
+    costs, _ = priced(made, OptimizationConfig(max_trainable_params=1, epochs=epochs))
     ratios = [from_units(BudgetName.TIME_RATIO, costs.base(cut)[BudgetName.TIME_RATIO]) for cut in range(SMALL.blocks + 1)]
     seconds = made.timing.blocks[0].forward_seconds
     # forward 1, frozen backward 1, whole backward 2 per block; outside 0.1 and 0.2 of a block
-    assert ratios == pytest.approx([(0.3 + 3 + above) / (0.3 + 9) for above in (3, 2, 1, 0)], abs=2e-9)
+    expected = [(0.3 + 2 * (3 - cut) + cut / passes) / 9.3 for cut in range(4)]
+    assert ratios == pytest.approx(expected, abs=2e-9)
     assert costs.full_seconds == pytest.approx(9.3 * seconds)
+
+
+def test_the_time_of_many_epochs_adds_up_to_the_time_of_each() -> None:
+    made, num_samples, num_epochs, cut = small(), 64, 5, 2
+    costs, _ = priced(made, OptimizationConfig(max_trainable_params=1, epochs=num_epochs))
+    blocks = made.timing.blocks
+    total = 0.0
+    for epoch in range(num_epochs):
+        for _ in range(num_samples // made.timing.batch_size):
+            total += made.timing.outside_forward_seconds + made.timing.outside_backward_seconds
+            total += sum(block.forward_seconds + block.backward_frozen_seconds for block in blocks[cut:])
+            total += sum(block.forward_seconds for block in blocks[:cut]) if epoch == 0 else 0.0
+    full = costs.full_seconds * num_epochs * (num_samples // made.timing.batch_size)
+    priced_ratio = from_units(BudgetName.TIME_RATIO, costs.base(cut)[BudgetName.TIME_RATIO])
+    assert priced_ratio == pytest.approx(total / full, abs=2e-9)
+
+
+def test_full_fine_tuning_pays_for_embeddings_and_for_updating_everything() -> None:
+    made = small()
+    told_apart = {"outside_backward_frozen_seconds": 1e-6, "update_seconds_per_parameter": 1e-8}
+    timing = made.timing.model_copy(update=told_apart)
+    config = OptimizationConfig(max_trainable_params=1)
+    plain, costs = cost_model(made.profile, made.timing, config), cost_model(made.profile, timing, config)
+    model = made.profile.model
+    assert costs.full_seconds == pytest.approx(plain.full_seconds + 1e-8 * model.num_parameters)
+    seconds = costs.base(1)[BudgetName.TIME_RATIO] / 1e9 * costs.full_seconds
+    expected = plain.base(1)[BudgetName.TIME_RATIO] / 1e9 * plain.full_seconds - timing.outside_backward_seconds + 1e-6
+    assert seconds == pytest.approx(expected + 1e-8 * model.head_parameters, rel=1e-6)
+    site = plan_sites(made.profile, config)[0]
+    added = costs.option(site, 4)[BudgetName.TIME_RATIO] / 1e9 * costs.full_seconds
+    before = plain.option(site, 4)[BudgetName.TIME_RATIO] / 1e9 * plain.full_seconds
+    assert added - before == pytest.approx(1e-8 * site.params(4), rel=1e-3)
+
+
+def test_what_is_kept_of_a_sample_is_its_real_tokens_in_float32() -> None:
+    made = small()
+    costs, _ = priced(made, OptimizationConfig(max_trainable_params=1))
+    assert costs.kept_bytes_per_sample == 4 * SMALL.hidden * 56.5
 
 
 def test_a_plan_is_priced_as_the_sum_of_its_options() -> None:

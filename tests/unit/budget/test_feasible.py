@@ -91,6 +91,9 @@ def test_no_option_anywhere_is_a_fault_of_the_options() -> None:
     no_prefix = made.profile.model_copy(
         update={"blocks": [block.model_copy(update={"attention": None}) for block in made.profile.blocks]}
     )
-    _, prices = priced(SyntheticProfile(no_prefix, made.arrays, made.timing), config)
+    with pytest.raises(ConfigError, match="leave prefix out of --methods"):
+        priced(SyntheticProfile(no_prefix, made.arrays, made.timing), config)
+    mixed = config.model_copy(update={"candidate_methods": [Method.LORA, Method.NONE], "min_rank": 60, "max_rank": 60})
+    _, prices = priced(made, mixed)
     with pytest.raises(ConfigError, match="no layer can take any of the methods"):
-        check_feasible(prices, limits_of(config))
+        check_feasible(prices, limits_of(mixed))

@@ -55,6 +55,17 @@ def test_value_never_falls_with_a_larger_budget() -> None:
     assert all(point.uniform_value is None or point.uniform_value <= point.value * (1 + 1e-9) for point in points)
 
 
+def test_a_share_of_full_fine_tuning_s_time_reaches_deeper_where_frozen_blocks_run_once() -> None:
+    plans = {epochs: planned(max_time_ratio=0.55, max_trainable_params=4000, epochs=epochs)[0] for epochs in (1.0, 3.0)}
+    for plan in plans.values():
+        assert plan.adapted
+        assert plan.budgets[BudgetName.TIME_RATIO].spent <= 0.55
+    # By hand: with the second block adapted a step costs (.3 + 4 + 1) / 9.3 = .57 of a full one, and .498 where the first
+    # block's forward pass is shared by three epochs.
+    assert {epochs: plan.depth_cut for epochs, plan in plans.items()} == {1.0: 2, 3.0: 1}
+    assert plans[3.0].solver.value > plans[1.0].solver.value
+
+
 def test_no_plan_spends_more_than_the_utilisation_allows() -> None:
     for each in planned(max_trainable_params=2000, max_utilisation=0.8)[1].values():
         budget = each.budgets[BudgetName.TRAINABLE_PARAMS]

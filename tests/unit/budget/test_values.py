@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from examples.synthetic_profile import SyntheticProfile
+from layerlens.artifacts.profile import ProxySettings
 from layerlens.budget.costs import cost_model, in_units
 from layerlens.budget.sites import plan_sites
 from layerlens.budget.values import STAND_IN_SHARE, ValueModel, site_values, value_models
@@ -74,7 +76,27 @@ def test_an_adapter_is_worth_its_share_of_a_lora_of_as_many_parameters() -> None
     gains = [0.0, *made.arrays[f"gain/{site.layer}"]]
     below = min(int(rank), 4)
     wanted = gains[below] + (min(rank, 4) - below) * (gains[min(below + 1, 4)] - gains[below])
-    assert values[number][1] == pytest.approx(STAND_IN_SHARE * wanted)
+    assert values[number][1 + site.sizes.index(4)] == pytest.approx(STAND_IN_SHARE * wanted)
+
+
+def test_shares_that_the_profile_measured_take_the_place_of_the_stand_in() -> None:
+    made, methods = small(), {"candidate_methods": [*Method]}
+    settings = ProxySettings(
+        rank=4,
+        steps=4,
+        learning_rate=1e-3,
+        train_samples=8,
+        held_out_samples=8,
+        is_complete=True,
+        num_measured=18,
+        method_shares={Method.ADAPTER: 0.8},
+    )
+    told = replace(made, profile=made.profile.model_copy(update={"proxy": settings}))
+    config = OptimizationConfig.model_validate({**BUDGET, **methods})
+    before, after = (values_of(each, ValueModel.WHITENED, **methods) for each in (made, told))
+    for site, old, new in zip(plan_sites(made.profile, config), before, after, strict=True):
+        # Prefixes were not measured and keep the stand-in.
+        assert new == pytest.approx(old * 0.8 / STAND_IN_SHARE if site.method is Method.ADAPTER else old)
 
 
 def test_objective_weights_subtract_each_cost_as_its_share_of_the_budget_or_of_full_fine_tuning() -> None:

@@ -7,8 +7,12 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from layerlens.artifacts.formats import integer
 from layerlens.errors import UnsupportedModelError
-from layerlens.models.weights import is_planned_module, is_transposed, layer_features, weight_matrix
+from layerlens.models.weights import is_adaptable_module, is_planned_module, is_transposed, layer_features, weight_matrix
+from layerlens.nn.half_modules import HalfLinear
+from layerlens.nn.quantised_embedding import QuantisedEmbedding
+from layerlens.nn.quantised_linear import QuantisedLinear
 
 
 @pytest.mark.parametrize("module", [nn.Linear(3, 5), Conv1D(5, 3)], ids=["Linear", "Conv1D"])
@@ -44,6 +48,18 @@ def test_other_modules_have_no_canonical_weight(module: nn.Module) -> None:
     assert not is_planned_module(module)
     with pytest.raises(UnsupportedModelError, match=type(module).__name__):
         weight_matrix(module)
+
+
+def test_layers_of_a_compressed_folder_can_be_adapted_but_have_no_weight_to_plan_by() -> None:
+    stored = QuantisedLinear(integer(4, 32), 5, 3)
+    for module in (stored, HalfLinear(5, 3, is_transposed=True)):
+        assert is_adaptable_module(module)
+        assert not is_planned_module(module)
+        assert layer_features(module) == (5, 3)
+    table = QuantisedEmbedding(integer(4, 32), 5, 3)
+    assert not is_adaptable_module(table)
+    with pytest.raises(UnsupportedModelError, match="QuantisedEmbedding has no features"):
+        layer_features(table)
 
 
 def test_a_projection_that_is_read_but_never_called_is_not_planned() -> None:

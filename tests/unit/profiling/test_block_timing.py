@@ -75,6 +75,8 @@ def test_seconds_are_attributed_to_the_block_that_took_them(monkeypatch: pytest.
     assert (first.backward_frozen_seconds, second.backward_frozen_seconds) == (2.0, 4.0)
     assert timed.outside_forward_seconds == 1.125
     assert timed.outside_backward_seconds == 8.5
+    # Frozen embeddings get no gradient.
+    assert timed.outside_backward_frozen_seconds == 8.0
 
 
 @pytest.mark.parametrize("family", FAMILIES)

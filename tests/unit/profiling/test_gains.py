@@ -11,6 +11,7 @@ from torch import Tensor
 
 from layerlens.curves.concave_envelope import concave_envelope
 from layerlens.profiling.gains import gain_curves
+from layerlens.profiling.spaces import Space
 from layerlens.profiling.statistics import Statistics
 from layerlens.words import TaskKind
 from tests.unit.profiling.cases import Vectors, layer_specs, open_case, vector_examples, vector_statistics
@@ -28,11 +29,15 @@ def _oracle(statistics: Statistics, layer: str) -> np.ndarray:
     halves = [
         _root(sums.output_gram) @ half.double() @ _root(sums.shared.input_gram) for half in statistics.mean_gradients(layer)
     ]
+    return _cross_fitted(halves, statistics.num_terms)
+
+
+def _cross_fitted(halves: list[Tensor], num_terms: float) -> np.ndarray:
     curves = []
     for fitted, scored in (halves, halves[::-1]):
         u, sigma, vt = torch.linalg.svd(fitted, full_matrices=False)
         curves.append(0.5 * torch.cumsum(sigma * torch.diagonal(u.t() @ scored @ vt.t()), dim=0).numpy()[:RANKS])
-    return concave_envelope((curves[0] + curves[1]) / 2 / statistics.num_terms)
+    return concave_envelope((curves[0] + curves[1]) / 2 / num_terms)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +53,31 @@ def test_curves_are_those_of_explicit_roots_and_svds(tmp_path: Path, family: str
     for spec in case.layout.layers:
         expected = _oracle(statistics, spec.layer)
         scale = max(expected[-1], max(curve[-1] for curve in curves.values()) * 1e-2)
+        np.testing.assert_allclose(curves[spec.layer], expected, rtol=5e-3, atol=5e-3 * scale)
+
+
+@pytest.mark.parametrize("space", Space)
+@pytest.mark.parametrize(("damping", "is_cross_fitted"), [(DAMPING, False), (None, True), (None, False)])
+def test_without_whitening_or_cross_fitting_curves_are_those_of_plain_svds(
+    tmp_path: Path, space: Space, damping: float | None, is_cross_fitted: bool
+) -> None:
+    case = open_case(tmp_path, "bert", TaskKind.CLASSIFICATION, num_samples=24)
+    statistics = case.statistics(space=space)
+    curves = gain_curves(statistics, case.layout.layers, damping=damping, max_rank=RANKS, is_cross_fitted=is_cross_fitted)
+    weights = np.array(statistics.half_sizes) / sum(statistics.half_sizes)
+    largest = max(curve[-1] for curve in curves.values())
+    assert largest > 0
+    for spec in case.layout.layers:
+        sums = statistics.layers[spec.layer]
+        halves = [half.double() for half in statistics.mean_gradients(spec.layer)]
+        if damping is not None:
+            halves = [_root(sums.output_gram) @ half @ _root(sums.shared.input_gram) for half in halves]
+        if not is_cross_fitted:
+            sigma = torch.linalg.svdvals(weights[0] * halves[0] + weights[1] * halves[1])
+            expected = 0.5 * torch.cumsum(sigma.square(), dim=0).numpy()[:RANKS] / statistics.num_terms
+        else:
+            expected = _cross_fitted(halves, statistics.num_terms)
+        scale = max(expected[-1], largest * 1e-2)
         np.testing.assert_allclose(curves[spec.layer], expected, rtol=5e-3, atol=5e-3 * scale)
 
 

@@ -50,6 +50,26 @@ def _profile(case: Case, num_train: int = 40, **settings: Any) -> tuple[Profile,
     return profile_model(case.task_model, case.layout, data, part, config, command="layerlens profile")
 
 
+def test_switches_for_ablations_change_what_they_say_and_nothing_else(tmp_path: Path) -> None:
+    case = open_case(tmp_path, "bert", TaskKind.CLASSIFICATION, num_samples=44)
+    plain, curves, _ = _profile(case, proxy="off")
+    for switch in ("cross_fit", "whiten"):
+        other, changed, _ = _profile(case, proxy="off", **{switch: False})
+        assert [layer.metrics for layer in other.layers] == [layer.metrics for layer in plain.layers]
+        names = [name for name in curves if name.startswith("gain/")]
+        assert any(not np.allclose(changed[name], curves[name]) for name in names)
+        if switch == "cross_fit":
+            # Directions that are scored on what they were fitted to claim more.
+            assert sum(changed[name][-1] for name in names) > sum(curves[name][-1] for name in names)
+    biased, same, _ = _profile(case, proxy="off", debias=False)
+    assert all(np.array_equal(same[name], curves[name]) for name in curves)
+    for layer, before in zip(biased.layers, plain.layers, strict=True):
+        assert layer.metrics["gradient_energy"] == before.metrics["gradient_norm_squared"] > before.metrics["gradient_energy"]
+        assert "gradient_energy" in before.intervals
+        assert {"gradient_energy", "utility"}.isdisjoint(layer.intervals)
+    assert len({biased.identity, plain.identity}) == 2
+
+
 @pytest.mark.parametrize(("family", "kind"), KINDS, ids=lambda value: str(value))
 def test_a_profile_is_complete_and_survives_the_disk(tmp_path: Path, family: str, kind: TaskKind) -> None:
     case = open_case(tmp_path, family, kind, num_samples=44)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from layerlens.artifacts.compression import load_compression_plan
 from layerlens.artifacts.compression_evaluation import CompressionEvaluation
+from layerlens.compressing.folder_config import is_compressed_folder
 from layerlens.config import EvaluateConfig
 from layerlens.data.partition import partition
 from layerlens.errors import CheckpointError, ConfigError, DataError, LayerLensError, ManifestError
@@ -21,7 +22,6 @@ from layerlens.models.foreign import quiet
 from layerlens.words import TaskKind
 from layerlens.workflow import evaluate_compressed as module
 from layerlens.workflow.evaluate import evaluate
-from layerlens.workflow.evaluate_compressed import is_compressed_folder
 from tests.tiny_models import VOCABULARY, save_tiny, save_tokenizer
 from tests.unit.workflow.compressions import LARGE_VOCABULARY, Place, place, tensor_bytes, write_text
 

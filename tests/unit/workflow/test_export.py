@@ -1,18 +1,24 @@
-"""Exported folders are ordinary ones: they hold the matrices that the compressed folder stands for."""
+"""A plan is written for other tools; exported folders are ordinary ones, with the matrices that the compressed one stands for."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from layerlens.artifacts.plan import save_plan
+from layerlens.cli import main
 from layerlens.compressing import tensor_files
 from layerlens.errors import CheckpointError, ConfigError, UnsupportedModelError
 from layerlens.workflow.export import export
 from tests.unit.compressing.folders import Compressed, compress_tiny
+from tests.unit.exporting.plans import made
 from tests.unit.workflow.compressions import digest, tensor_bytes
 
 
@@ -79,3 +85,52 @@ def test_a_full_disk_leaves_nothing(llama: Compressed, tmp_path: Path, monkeypat
     with pytest.raises(ConfigError, match="No space left on device; make room"):
         export(str(llama.folder), tmp_path / "out", dense=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan of a tiny language model, on disk."""
+    folder = tmp_path_factory.mktemp("plan")
+    _, made_plan = made("llama", folder / "model")
+    save_plan(folder / "plan.json", made_plan)
+    return folder / "plan.json"
+
+
+def test_a_plan_is_written_beside_itself_and_what_is_lost_is_said(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(plan), "--to", "trl"]) == 0
+    folder = plan.with_name("plan-trl")
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "trl.yaml", "trl_sft.py"]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "adapter_config.json, trl.yaml, trl_sft.py for trl" in printed
+    assert "loses the ranks" in printed
+    result = export(str(plan), plan.parent / "peft", to="peft")
+    assert result.size_bytes == (plan.parent / "peft" / "adapter_config.json").stat().st_size
+
+
+def test_a_plan_is_exported_without_torch(plan: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from layerlens.workflow.export import export\n"
+        f"export({str(plan)!r}, {str(tmp_path / 'out')!r}, to='llama-factory')\n"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "said"),
+    [
+        ("plan", {}, "say which tool .* shall be written for: --to peft, axolotl, llama-factory, trl; one of them"),
+        ("plan", {"dense": True}, "say which tool .* shall be written for"),
+        ("plan", {"to": "peft", "dense": True}, "--dense and --compressed-tensors a folder; leave one out"),
+        ("plan", {"to": "keras"}, "unknown tool keras; there are peft, axolotl, llama-factory, trl"),
+        ("folder", {"to": "peft"}, "--to peft takes a plan.json; of the compressed folder .* write --dense"),
+        ("plan of folder", {"to": "peft"}, "is the plan of a compressed folder, which has no adapters"),
+    ],
+)
+def test_a_form_that_does_not_go_with_its_source_is_refused(
+    plan: Path, llama: Compressed, tmp_path: Path, source: str, options: dict[str, Any], said: str
+) -> None:
+    places = {"plan": plan, "folder": llama.folder, "plan of folder": llama.folder / "plan.json"}
+    with pytest.raises(ConfigError, match=said):
+        export(str(places[source]), tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,8 @@ from layerlens.artifacts.profile import TaskInfo
 from layerlens.errors import UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint
 from layerlens.models.head import describe_model
-from layerlens.models.load import TaskModel, causal_probe, check_causal, check_finite, load_with_placeholders
+from layerlens.models.load import TaskModel, load_with_placeholders
+from layerlens.models.loaded_checks import causal_probe, check_causal, check_finite
 from layerlens.models.roles import describe_layers
 from layerlens.models.streamed.placeholders import PlaceholderState
 from layerlens.models.streamed.row_embedding import RowEmbedding

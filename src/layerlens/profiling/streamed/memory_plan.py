@@ -21,7 +21,7 @@ from layerlens.linalg.singular_values import singular_values_bytes
 from layerlens.models.streamed.weight_source import SLICE_BYTES
 from layerlens.profiling.spaces import Tokens, curve_bytes, input_groups, statistics_bytes
 from layerlens.streaming.boundaries import fewest_slots, most_slots
-from layerlens.streaming.memory_guard import BASE_BYTES
+from layerlens.streaming.memory_guard import libraries_bytes
 
 #: What the C library holds on to between two uses, and what the estimates below leave out.
 _SLACK_BYTES = 88 << 20
@@ -103,7 +103,7 @@ class Demand:
         loss = 4.0 * max(settings.loss_tokens, self.longest) * (5 * self.logits_per_token + 12 * self.hidden_size)
         spectrum = max(_spectrum_bytes(spec) for block in self.layers for spec in block)
         return int(
-            BASE_BYTES
+            libraries_bytes()
             + _SLACK_BYTES
             + self.resident
             + max(activations + weights + sums, curves, loss + 3 * SLICE_BYTES, spectrum)

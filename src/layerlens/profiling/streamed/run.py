@@ -72,6 +72,8 @@ def profile_streamed(
         NotFiniteError: A loss, an output or a gradient is NaN or infinite.
         UnsupportedModelError: The model cannot be streamed.
     """
+    # What importing and opening took for a moment would count in the peak of all that follows.
+    MemoryGuard.trim()
     run = _Run(model, data, part, config, work, settings_for, progress or SILENT)
     try:
         with threads(config.threads):
@@ -266,8 +268,9 @@ class _Run(StreamedCalibration):
                     statistics,
                     layers,
                     self.counts,
-                    damping=self.config.damping,
+                    damping=self.config.damping if self.config.whiten else None,
                     max_rank=self.config.max_rank or default_max_rank(self.model.info.hidden_size),
+                    is_cross_fitted=self.config.cross_fit,
                 )
             )
             del statistics

@@ -23,6 +23,7 @@ from layerlens.models.tensors_in import floating_tensors
 from layerlens.profiling.latency import latency_models
 from layerlens.profiling.saved_bytes import saved_bytes
 from layerlens.profiling.typical_batch import typical_samples
+from layerlens.profiling.update_timing import update_seconds_per_parameter
 from layerlens.streaming.samples import Part, Samples
 
 _REPEATS = 3
@@ -73,6 +74,7 @@ def time_blocks(
         tokens_per_batch=num_samples * tokens,
         outside_forward_seconds=outside[0],
         outside_backward_seconds=outside[1],
+        update_seconds_per_parameter=update_seconds_per_parameter(torch.device("cpu")),
         blocks=timings,
         latency=latency_models(model.layout.layers, torch.device("cpu")),
     )

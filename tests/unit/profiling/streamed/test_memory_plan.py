@@ -11,6 +11,7 @@ from layerlens.errors import ConfigError
 from layerlens.profiling.spaces import Tokens
 from layerlens.profiling.streamed import memory_plan
 from layerlens.profiling.streamed.memory_plan import Demand, balanced_sweeps, choose_settings
+from layerlens.streaming import memory_guard
 from layerlens.streaming.memory_guard import MemoryGuard, peak_memory
 from layerlens.words import Role
 
@@ -85,6 +86,14 @@ def test_the_least_that_would_do_does() -> None:
     assert asked.peak(choose_settings(asked, max_memory=least << 20, max_store=1 << 30)) <= least << 20
     with pytest.raises(ConfigError):
         choose_settings(asked, max_memory=(least - 1) << 20, max_store=1 << 30)
+
+
+def test_a_process_that_puts_heavy_imports_off_fits_a_smaller_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, cap = demand(), 500 << 20
+    with pytest.raises(ConfigError, match="too little"):
+        choose_settings(asked, max_memory=cap, max_store=1 << 30)
+    monkeypatch.setattr(memory_guard, "is_lean", lambda: True)
+    assert asked.peak(choose_settings(asked, max_memory=cap, max_store=1 << 30)) <= cap
 
 
 def test_the_least_store_that_would_do_does() -> None:

@@ -1,0 +1,94 @@
+"""A suite's folder belongs to one suite: another config is refused there, and the refusal says what differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from layerlens.artifacts.store import RUN_FILE, claim_folder, write_json
+from layerlens.config.bench import BenchSuite
+from layerlens.errors import ConfigError
+
+#: Differences that a message names at most.
+_SHOWN = 5
+#: What `--extend` lets grow or shrink.
+_LISTS = ("arms", "seeds")
+_TABLES = ("models", "tasks")
+
+
+def suite_identity(suite: BenchSuite) -> dict[str, Any]:
+    """Everything that a suite's results depend on, by dotted path; what is at its default is left out.
+
+    A later version's new options then change nothing, as long as they are not used.
+    """
+    content = suite.model_dump(mode="json", exclude_defaults=True, exclude={"description", "report_to", "name"})
+    return {"command": "bench", "suite": suite.name, **_flat(content)}
+
+
+def claim_suite_folder(folder: Path, suite: BenchSuite, *, may_extend: bool) -> None:
+    """Make the folder this suite's own, or find that it is.
+
+    Args:
+        folder: Of the suite's results.
+        suite: With its places filled in.
+        may_extend: Whether models, tasks, arms and seeds may come or go, what both have being the same.
+
+    Raises:
+        ConfigError: the folder is another suite's, or no suite's at all; says what differs.
+    """
+    identity = suite_identity(suite)
+    marker = folder / RUN_FILE
+    found = _read(marker)
+    if found is None:
+        claim_folder(folder, identity)
+        return
+    differing = [name for name in sorted(found.keys() | identity.keys()) if found.get(name) != identity.get(name)]
+    grown = [name for name in differing if _is_growth(name, found, identity)]
+    kept = [name for name in differing if not (may_extend and name in grown)]
+    if kept:
+        shown = ", ".join(f"{name} was {_shown(found.get(name))}, now {_shown(identity.get(name))}" for name in kept[:_SHOWN])
+        more = f" and {len(kept) - _SHOWN} more" if len(kept) > _SHOWN else ""
+        way = "; --extend true lets a suite grow" if kept == grown else ""
+        raise ConfigError(f"{folder} holds results of another config: {shown}{more}; choose another --out or remove it{way}")
+    if differing:
+        write_json(marker, identity)
+
+
+def _is_growth(name: str, found: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Whether a key differs because something was added or left out, and not because it was changed.
+
+    The first seed is what rates were tuned and plans were raced from, so it stays.
+    """
+    if name == "seeds":
+        return bool(found.get(name, [None])[0] == identity.get(name, [None])[0])
+    if name in _LISTS:
+        return True
+    table, _, rest = name.partition(".")
+    if table not in _TABLES:
+        return False
+    entry = f"{table}.{rest.partition('.')[0]}."
+    return not all(any(key.startswith(entry) for key in keys) for keys in (found, identity))
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _read(marker: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(marker.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("command") == "bench" else None
+
+
+def _shown(value: Any) -> str:
+    return "the default" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,51 @@
+"""What a loaded model must be before anything is measured on it: finite, and blind to the tokens that it should predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from layerlens.errors import CheckpointError, UnsupportedModelError
+from layerlens.models.checkpoint import Checkpoint
+
+
+def check_finite(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
+    """Raise if a tensor holds NaN or an infinity."""
+    bad = []
+    for name, tensor in tensors.items():
+        # Minimum and maximum carry NaN and infinities along and need no copy of the tensor.
+        if tensor.is_floating_point() and tensor.numel() and not all(torch.isfinite(end) for end in torch.aminmax(tensor)):
+            bad.append(name)
+    if bad:
+        raise CheckpointError(f"{checkpoint.folder} holds NaN or infinite weights in {few(bad)}; use an undamaged checkpoint")
+
+
+def causal_probe() -> dict[str, Tensor]:
+    """Inputs of two samples that differ in their later tokens only."""
+    tokens = torch.tensor([[0, 0, 0], [0, 1, 2]])
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+def check_causal(checkpoint: Checkpoint, model: nn.Module, output: Tensor) -> None:
+    """Raise if a later token changed an earlier one's output: an encoder loads as a language model all the same.
+
+    Args:
+        checkpoint: Named in the error.
+        model: The model, for its class.
+        output: What the model, or its first block, makes of `causal_probe`, [2, tokens, features].
+    """
+    first, second = output[:, 0].float()
+    # Rows of one batch differ by rounding alone; a token that is seen moves the output by far more.
+    tolerance = 64 * torch.finfo(output.dtype).eps
+    if float((first - second).abs().max()) > tolerance * float(first.abs().max()):
+        raise UnsupportedModelError(
+            f"{checkpoint.folder} ({type(model).__name__}) sees the tokens it should predict: it is an encoder, no causal "
+            "language model; give a decoder, or another task"
+        )
+
+
+def few(names: list[str]) -> str:
+    """Name three and count the rest."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,162 @@
+"""`layerlens bench`: a suite of models × tasks × arms × seeds becomes paired, measured runs and a page about them.
+
+    profile ─► plan ─► rate of uniform ─► race ─► rates of the other arms ─► runs ─► bench.json, report.html
+
+Profile, plan and race are made once for each cell, from the first seed (the race from each seed with `race_each_seed`); the
+seeds vary training. Rates are tuned on validation samples from the first seed. Each job is a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from layerlens.artifacts.bench import Bench
+from layerlens.artifacts.store import write_bytes, write_json
+from layerlens.benching.cells import cells_of, estimated_steps
+from layerlens.benching.claim import claim_suite_folder
+from layerlens.benching.job import Job, done_record
+from layerlens.benching.launch import JobRunner
+from layerlens.benching.suite_file import placed, read_suite, selected
+from layerlens.benching.tracking import check_tracker, track
+from layerlens.config import output_path
+from layerlens.config.bench import BenchConfig, BenchSuite
+from layerlens.progress import SILENT, Progress
+from layerlens.reporting.bench.run import build_bench_report
+from layerlens.workflow.bench_arms import check_arms, kind_of, tuned_for
+from layerlens.workflow.bench_cell import BenchCell
+from layerlens.workflow.bench_results import BENCH_FILE, collect
+from layerlens.workflow.demo import demo_model
+
+REPORT_FILE = "report.html"
+DEMO_MODEL = "demo"
+WORKER = "layerlens.workflow.bench_job"
+
+
+@dataclass(frozen=True)
+class PlannedRuns:
+    """What a dry run lists: the runs of one arm in one cell."""
+
+    cell: str
+    stage: str
+    arm: str
+    count: int
+    steps: int | None
+    """Of one run, at most; none where the data decide."""
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What a suite came to; after a dry run what it would run."""
+
+    folder: Path
+    bench: Bench | None
+    report: Path | None = None
+    planned: list[PlannedRuns] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why jobs and plans died, by name."""
+
+
+def bench(
+    suite: str | BenchSuite,
+    out: str | Path | None = None,
+    config: BenchConfig | None = None,
+    *,
+    dry_run: bool = False,
+    command: str = "layerlens.bench",
+    progress: Progress = SILENT,
+) -> BenchResult:
+    """Run a suite, or what is missing of it.
+
+    Args:
+        suite: Name of a suite in the package, path of a suite file, or a suite.
+        out: Folder for the results, `runs/bench/NAME` if not given. A stopped suite goes on there, run by run.
+        config: How to run it, and what part of it.
+        dry_run: List the runs with their steps, and touch nothing.
+        command: The invocation, kept in the results.
+        progress: Who watches.
+
+    Returns:
+        Every run and what the arms came to. Runs that died are told there; the others went on.
+
+    Raises:
+        ConfigError: the suite, an arm or an option is not what it should be, or the folder holds another config's results.
+    """
+    config = config or BenchConfig()
+    read, folder = read_suite(suite) if isinstance(suite, str) else (suite, None)
+    asked = placed(selected(read, config), folder, config, os.environ)
+    check_arms(asked.arms)
+    check_tracker(asked.report_to)
+    root = output_path(out) if out is not None else Path("runs") / "bench" / asked.name
+    cells = [BenchCell(asked, place, place.model_id, root) for place in cells_of(asked)]
+    if dry_run:
+        return BenchResult(root, None, planned=_planned(asked, cells))
+    for cell in cells:
+        cell.model = str(demo_model()) if cell.model == DEMO_MODEL else cell.model
+    runner = JobRunner.of(root, config, asked.training.threads or 1, WORKER, _attempt)
+    claim_suite_folder(root, asked, may_extend=config.extend)
+    ended = 0
+    for title, jobs in _stages(cells):
+        for cell, job, error in runner.run(jobs, title, progress):
+            if error is not None:
+                cell.failures[job.name] = error
+            progress.note(f"{job.name}: {_came_to(root, job) if error is None else f'died: {error}'}")
+            ended += 1
+    result = collect(asked, cells, command=command, config=config)
+    write_json(root / BENCH_FILE, result)
+    write_bytes(root / REPORT_FILE, build_bench_report(root).encode())
+    if ended:
+        track(result, asked.report_to, root)
+    failures = {name: error for cell in cells for name, error in cell.failures.items()}
+    return BenchResult(root, result, root / REPORT_FILE, failures=failures)
+
+
+def _stages(cells: list[BenchCell]) -> Iterator[tuple[str, list[tuple[BenchCell, Job]]]]:
+    """The jobs of each stage, laid out when the stages before it are over."""
+    yield "profiles", _all(cells, BenchCell.profile_jobs)
+    for cell in cells:
+        cell.make_plans()
+    yield "learning rates of uniform", _all(cells, BenchCell.base_rate_jobs)
+    yield "races", _all(cells, BenchCell.race_jobs)
+    yield "learning rates", _all(cells, BenchCell.rate_jobs)
+    yield "runs", [(cell, job) for cell in cells for _, _, job, _ in cell.run_jobs() if job is not None]
+
+
+def _all(cells: Iterable[BenchCell], jobs_of: Callable[[BenchCell], list[Job]]) -> list[tuple[BenchCell, Job]]:
+    return [(cell, job) for cell in cells for job in jobs_of(cell)]
+
+
+def _attempt(root: Path, job: Job) -> None:
+    """Do a job in this process; only here is torch needed."""
+    from layerlens.workflow.bench_job import attempt
+
+    attempt(root, job)
+
+
+def _came_to(root: Path, job: Job) -> str:
+    """A finished job in a few words."""
+    record = done_record(root, job)
+    if record is None or record.has_diverged:
+        return "diverged"
+    if record.arm is None or record.metric is None:
+        return f"{record.seconds:.0f} s"
+    return f"{record.metric} {record.arm.metrics[record.metric]:.4f}, {record.arm.train_seconds:.0f} s"
+
+
+def _planned(suite: BenchSuite, cells: list[BenchCell]) -> list[PlannedRuns]:
+    found = []
+    rates = suite.learning_rates
+    for cell in cells:
+        steps = estimated_steps(suite, cell.place.task)
+        found.append(PlannedRuns(cell.place.title, "profile", "–", len(cell.profile_jobs()), None))
+        if cell.raced:
+            found.append(PlannedRuns(cell.place.title, "race", "–", len(cell.raced) * len(cell.race_seeds), None))
+        tuned = [tuned_for(arm, suite.arms, per_kind=rates.tuned == "kind") for arm in suite.arms]
+        for arm in dict.fromkeys([*(["uniform"] if cell.raced else []), *tuned]):
+            grid = rates.grid(kind_of(arm))
+            if len(grid) > 1:
+                found.append(PlannedRuns(cell.place.title, "learning rate", arm, len(grid), steps))
+        found += [PlannedRuns(cell.place.title, "run", arm, len(suite.seeds), steps) for arm in suite.arms]
+    return found

@@ -1,0 +1,161 @@
+"""One job of a suite, in a process of its own: `python -m layerlens.workflow.bench_job ROOT JOB.json PARENT`.
+
+The record says how it ended; a process that leaves none was killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from layerlens.adapting.arms import run_arm
+from layerlens.artifacts.plan import candidates_folder, load_candidates, load_plan
+from layerlens.artifacts.store import read_json, write_json
+from layerlens.benching.job import DONE_FILE, FAILED_FILE, Done, Failed, Job, JobKind, record_folder
+from layerlens.benching.orphan import leave_with
+from layerlens.config import ProfilingConfig, RaceConfig, TuneConfig
+from layerlens.data.dataset import LoadedData
+from layerlens.data.partition import partition
+from layerlens.errors import ConfigError, DataError, LayerLensError, NotFiniteError
+from layerlens.models.checkpoint import open_checkpoint
+from layerlens.progress import SILENT, Progress
+from layerlens.workflow.open import Opened, open_data, open_plan_model
+from layerlens.workflow.profile import profile
+from layerlens.workflow.race import race
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do the job of the given file; 0 when it is done."""
+    root, path, parent = sys.argv[1:] if arguments is None else arguments
+    leave_with(int(parent))
+    logging.basicConfig(level=logging.INFO)
+    return 0 if attempt(Path(root), read_json(Path(path), Job)) else 1
+
+
+def attempt(root: Path, job: Job, progress: Progress = SILENT) -> bool:
+    """Do a job and leave its record, whatever happens; true when it is done."""
+    folder = record_folder(root, job)
+    try:
+        done = do_job(root, job, progress)
+    except Exception as error:
+        # Whatever goes wrong in one run is that run's end and no other's.
+        traceback.print_exc()
+        text = " ".join(str(error).split()) or "no message"
+        write_json(
+            folder / FAILED_FILE, Failed(error=text if isinstance(error, LayerLensError) else f"{type(error).__name__}: {text}")
+        )
+        return False
+    write_json(folder / DONE_FILE, done)
+    return True
+
+
+def do_job(root: Path, job: Job, progress: Progress = SILENT) -> Done:
+    """Do a job.
+
+    Args:
+        root: The suite's folder.
+        job: What to do.
+        progress: Who watches.
+
+    Raises:
+        LayerLensError: what the job asks for cannot be done.
+    """
+    match job.kind:
+        case JobKind.PROFILE:
+            return _profile(root, job, progress)
+        case JobKind.RACE:
+            return _race(root, job, progress)
+        case JobKind.RATE:
+            try:
+                return _train(root, job, progress)
+            except NotFiniteError:
+                # A rate that diverges is a rate not to take; the next one shall not find the wreck.
+                shutil.rmtree(root / job.out, ignore_errors=True)
+                return Done(job=job, seconds=0.0, has_diverged=True)
+        case JobKind.RUN:
+            return _train(root, job, progress)
+
+
+def _profile(root: Path, job: Job, progress: Progress) -> Done:
+    config = ProfilingConfig.model_validate(job.config)
+    made = profile(job.model, job.data, root / job.out, config, progress=progress)
+    # Planning prices time over the run's epochs, and they follow from how many samples there are to train on.
+    data = open_data(open_checkpoint(job.model), job.data, config)
+    part = partition(len(data.examples), data.splits, seed=config.seed, has_eval_data=_has_eval_data(job))
+    return Done(job=job, seconds=sum(made.seconds.values()), train_samples=len(part.train))
+
+
+def _race(root: Path, job: Job, progress: Progress) -> Done:
+    config = RaceConfig.model_validate(job.config)
+    source, path = root / _given(job.plan), root / job.out / "plan.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, path)
+    shutil.rmtree(candidates_folder(path), ignore_errors=True)
+    shutil.copytree(candidates_folder(source), candidates_folder(path))
+    opened = open_plan_model(load_plan(path), job.data, config, has_eval_data=_has_eval_data(job))
+    start = time.perf_counter()
+    race(path, job.data, config, progress=progress, opened=opened)
+    return Done(job=job, seconds=time.perf_counter() - start)
+
+
+def _train(root: Path, job: Job, progress: Progress) -> Done:
+    config = TuneConfig.model_validate(job.config)
+    plan = load_plan(root / _given(job.plan))
+    opened = open_plan_model(plan, job.data, config, has_eval_data=_has_eval_data(job))
+    scored = (opened.data, opened.part.race) if job.kind is JobKind.RATE else _test_samples(opened, job, config)
+    start = time.perf_counter()
+    arm = run_arm(
+        job.trained or _given(job.arm),
+        plan,
+        load_candidates(root / _given(job.candidates)),
+        opened.task_model,
+        opened.data,
+        opened.part,
+        scored,
+        config,
+        out=root / job.out,
+        progress=progress,
+        **({} if job.rank is None else {"rank": job.rank}),
+    )
+    metric = job.metric or opened.data.task.primary_metric
+    if metric not in arm.metrics:
+        known = ", ".join(sorted(arm.metrics))
+        raise ConfigError(f"metric: {opened.data.task.info.kind} has no {metric}; it has {known}")
+    return Done(
+        job=job,
+        seconds=time.perf_counter() - start,
+        arm=arm,
+        metric=metric,
+        eval_samples=min(len(scored[1]), config.max_eval_samples or len(scored[1])),
+    )
+
+
+def _test_samples(opened: Opened, job: Job, config: TuneConfig) -> tuple[LoadedData, Sequence[int]]:
+    """The samples of the final score, which nothing was trained, tuned or chosen on."""
+    if not _has_eval_data(job):
+        return opened.data, opened.part.test
+    source = job.eval_data or job.data
+    own = config.model_copy(update={"split": job.eval_split or config.split})
+    data = open_data(open_checkpoint(job.model), source, own, opened.data.task.info)
+    if not len(data.examples):
+        raise DataError(f"{source} holds no samples to test on; give other eval_data")
+    return data, range(len(data.examples))
+
+
+def _has_eval_data(job: Job) -> bool:
+    return job.eval_data is not None or job.eval_split is not None
+
+
+def _given(value: str | None) -> str:
+    if value is None:
+        raise ConfigError("the job lacks a plan, its candidates or an arm; remove the suite's folder jobs/ and run it again")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

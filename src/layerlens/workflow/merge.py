@@ -1,0 +1,65 @@
+"""`layerlens.merge`: a trained LoRA added into its base model's weights, as an ordinary checkpoint without any adapter.
+
+    W ← W + (alpha / r) · up · down
+
+A bottleneck is not linear and a prefix belongs to no weight, so a mixed adapter is refused as a whole: a folder that held
+only its LoRA would be another model than the one that was trained.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from layerlens.adapting.load import adapter_in, base_checkpoint, load_adapted, open_adapter
+from layerlens.compressing.tensor_files import new_folder
+from layerlens.compressing.write_folder import copy_other_files
+from layerlens.config import BaseFormat, output_path
+from layerlens.errors import ConfigError, ManifestError
+from layerlens.models.compressed_checkpoint import CompressedCheckpoint
+
+
+def merge(folder: str | Path, out: str | Path, model: str | Path | None = None, *, dtype: torch.dtype = torch.float32) -> Path:
+    """Write the base model with an adapter's LoRA in its weights and its trained head in place.
+
+    Args:
+        folder: The output folder of `tune`, or the `adapter/` in it.
+        out: Folder of the new checkpoint; must not exist, or be empty.
+        model: The base model's folder or hub id where it is not where it was.
+        dtype: Type of the written weights. In 16 bits a small update may be lost in rounding.
+
+    Returns:
+        The folder; it loads with `from_pretrained` and equals the adapted model within rounding.
+
+    Raises:
+        ConfigError: the adapter holds bottlenecks or prefixes, the base is quantised, or `out` cannot be written.
+        ManifestError: no adapter, a damaged one, or one of another base.
+        CheckpointError: the base is not there.
+    """
+    found, target = adapter_in(Path(folder).expanduser()), output_path(out)
+    if found is None:
+        raise ManifestError(f"{folder} holds no adapter; give the output folder of `layerlens tune`, or a PEFT folder")
+    adapter = open_adapter(found)
+    if adapter.sidecar is not None:
+        raise ConfigError(
+            f"{found} holds {adapter.sidecar.shown}, which no weight of the base can take; use it unmerged with "
+            "layerlens.load_adapted, or plan and tune again with --methods lora,none"
+        )
+    if adapter.base_format is not BaseFormat.AS_IS:
+        raise ConfigError(
+            f"{found} was trained over its base in {adapter.base_format}, which cannot take a LoRA in without rounding it away; "
+            "use it unmerged with layerlens.load_adapted"
+        )
+    base = base_checkpoint(adapter, model)
+    if adapter.base is not None or isinstance(base, CompressedCheckpoint):
+        raise ConfigError(
+            f"{found} was trained over a base in few bits, which cannot take a LoRA in without rounding it away; use it unmerged "
+            "with layerlens.load_adapted"
+        )
+    merged: PreTrainedModel = load_adapted(found, model).merge_and_unload(safe_merge=True)
+    with new_folder(target, base.folder) as staged:
+        merged.to(dtype).save_pretrained(staged)
+        copy_other_files(base.folder, staged)
+    return target

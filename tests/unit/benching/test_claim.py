@@ -1,0 +1,68 @@
+"""Whose folder it is: another config is refused, and the refusal says what differs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layerlens.benching.claim import claim_suite_folder
+from layerlens.errors import ConfigError
+from tests.unit.benching.suites import suite
+
+
+def claim(folder: Path, *, may_extend: bool = False, **changes: Any) -> None:
+    claim_suite_folder(folder, suite(**changes), may_extend=may_extend)
+
+
+def test_the_same_suite_goes_on_in_its_folder(tmp_path: Path) -> None:
+    claim(tmp_path / "out")
+    claim(tmp_path / "out")
+    claim(tmp_path / "out", description="other words", report_to=["mlflow"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training": {"batch_size": 8, "max_steps": 9}}, "training.max_steps was 4, now 9"),
+        ({"tasks": {"docs": {"data": "stdlib-docs", "max_length": 32}}}, "tasks.docs.max_length was 16, now 32"),
+        ({"budget": {"max_trainable_params": 7}}, "budget.max_trainable_params was 1000, now 7"),
+        ({"learning_rates": {"tuned": "kind"}}, "learning_rates.tuned was the default, now kind"),
+        ({"seeds": [0, 1, 2]}, "seeds was 0,1, now 0,1,2"),
+        ({"arms": ["full"]}, "arms was full,uniform,layerlens, now full"),
+    ],
+)
+def test_another_config_is_refused_with_what_differs(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    claim(tmp_path / "out")
+    before = (tmp_path / "out" / "run.json").read_bytes()
+    with pytest.raises(ConfigError) as caught:
+        claim(tmp_path / "out", **changes)
+    assert words in str(caught.value)
+    assert (tmp_path / "out" / "run.json").read_bytes() == before
+
+
+def test_a_suite_may_grow_where_the_user_says_so(tmp_path: Path) -> None:
+    claim(tmp_path / "out")
+    tasks = {"docs": {"data": "stdlib-docs", "max_length": 16}, "more": {"data": "more.csv"}}
+    with pytest.raises(ConfigError, match="--extend true lets a suite grow"):
+        claim(tmp_path / "out", seeds=[0, 1, 2], tasks=tasks)
+    claim(tmp_path / "out", seeds=[0, 1, 2], tasks=tasks, may_extend=True)
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["seeds"] == [0, 1, 2]
+    claim(tmp_path / "out", seeds=[0, 1, 2], tasks=tasks)
+
+
+def test_growth_changes_nothing_that_is_there(tmp_path: Path) -> None:
+    claim(tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"tasks\.docs\.max_length was 16, now 32"):
+        claim(tmp_path / "out", tasks={"docs": {"data": "stdlib-docs", "max_length": 32}}, may_extend=True)
+    # Rates and race come from the first seed.
+    with pytest.raises(ConfigError, match="seeds was 0,1, now 5,0,1"):
+        claim(tmp_path / "out", seeds=[5, 0, 1], may_extend=True)
+
+
+def test_a_folder_of_other_files_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not empty"):
+        claim(tmp_path)
