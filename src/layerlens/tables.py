@@ -142,7 +142,10 @@ def show_tune(result: TuneResult) -> bool:
             _console.print(f"{name:<8} {fact}", markup=False)
         return True
     _print_arms(result.evaluation)
-    _console.print(f"{result.adapter} loads with peft's PeftModel.from_pretrained", markup=False)
+    # Plain PEFT knows neither our own methods nor what a quantised base was.
+    is_plain = not any((result.adapter / name).exists() for name in ("base.json", "layerlens_sites.json"))
+    how = "peft's PeftModel.from_pretrained" if is_plain else "layerlens.load_adapted"
+    _console.print(f"{result.adapter} loads with {how}", markup=False)
     return True
 
 

@@ -105,7 +105,7 @@ def _tone(against: str, paired: Paired) -> str:
         case Outcome.WORSE:
             return "bad"
         case Outcome.NO_DIFFERENCE:
-            return "good" if against == FULL else "caution"
+            return "plain" if against == FULL else "caution"
         case Outcome.UNKNOWN:
             return "caution"
 

@@ -11,6 +11,9 @@ from layerlens.artifacts.formats import FACTOR_BITS, RANK_STEP, WIDTHS, Scheme, 
 
 #: Ranks of a matrix's factors at most.
 _MOST_RANKS = 12
+#: Rows from which on a matrix is a table whose factors take at most the bytes of 4-bit codes: longer ones would fill the memory
+#: for options that codes of as many bytes have beaten wherever it was measured.
+_TABLE_ROWS = 16_384
 #: Ranks of corrections, and the share of the smaller side that they may reach.
 _CORRECTION_RANKS, _CORRECTION_SHARE = (16, 32, 64, 128), 0.25
 
@@ -43,7 +46,7 @@ class OptionGrid:
     two_sided_widths: tuple[int, ...] = WIDTHS
 
     def ranks(self, out_features: int, in_features: int) -> list[int]:
-        """Ranks of a matrix's factors, in about equal ratios, up to where 8-bit factors take the bytes of 8-bit codes."""
+        """Ranks of a matrix's factors, in about equal ratios, up to where in 8 bits they take the bytes of 8-bit (tables: 4) codes."""
         most = self._most_rank(low_rank(RANK_STEP, 8, self.group_size), out_features, in_features)
         if most < RANK_STEP:
             return []
@@ -68,5 +71,6 @@ class OptionGrid:
 
     def _most_rank(self, scheme: Scheme, out_features: int, in_features: int) -> int:
         step = size_bytes(scheme, out_features, in_features, 1)
-        limit = size_bytes(integer(8, self.group_size), out_features, in_features, 1)
+        widest = 4 if out_features >= _TABLE_ROWS else 8
+        limit = size_bytes(integer(widest, self.group_size), out_features, in_features, 1)
         return RANK_STEP * min(limit // step, min(out_features, in_features) // RANK_STEP)

@@ -15,7 +15,7 @@ What is kept (`Solved.tensors`), by name:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -37,6 +37,8 @@ from layerlens.nn.stored_form import coded_shapes
 
 #: Widths that an idle matrix may have: the loss does not feel it, yet somebody may use it.
 _IDLE_WIDTHS = (8,)
+#: Rows of a table whose error is formed at once.
+_ROWS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,10 @@ class _Solver:
         rows = outputs if bits in self.grid.two_sided_widths else None
         codes = second_order_rounding(self.weight, inputs, bits, self.grid.group_size, output_gram=rows, sweeps=self.grid.sweeps)
         self.tensors |= {f"{scheme.name}.{name}": values for name, values in stored(scheme, codes=codes).items()}
-        error = dequantise(codes).sub_(self.weight)
-        yield self._option(scheme, Rounding.SECOND_ORDER, self.pricer.errors(error))
+        yield self._option(scheme, Rounding.SECOND_ORDER, self._errors(codes))
         schemes = self.grid.corrections(bits, *self.shape) if bits in self.grid.corrected_widths else []
         if schemes:
+            error = dequantise(codes).sub_(self.weight)
             factors = whitened_factors(-error, self.sensitivity.input_gram, self.sensitivity.output_gram, schemes[-1].rank)
             up, down = self._keep_factors(f"int{bits}+", factors.up, factors.down)
             yield from self._ranks(schemes, Rounding.SECOND_ORDER, error, up, down)
@@ -134,7 +136,12 @@ class _Solver:
             up, down = self._keep_factors("plain", factors.up, factors.down)
         for bits in factor_bits:
             schemes = self.grid.factor_schemes(ranks, bits, *self.shape)
-            yield from self._ranks(schemes, rounding, -self.weight, up, down)
+            # A table is turned round in place: a second one beside it is what memory has no room for.
+            self.weight.neg_()
+            try:
+                yield from self._ranks(schemes, rounding, self.weight, up, down)
+            finally:
+                self.weight.neg_()
 
     def _ranks(self, schemes: list[Scheme], rounding: Rounding, error: Tensor, up: Tensor, down: Tensor) -> Iterator[Option]:
         """Options that differ by their rank alone."""
@@ -153,7 +160,12 @@ class _Solver:
         return up.float(), down.float()
 
     def _errors(self, codes: Codes) -> Errors:
-        return self.pricer.errors(dequantise(codes).sub_(self.weight))
+        step = _ROWS_AT_ONCE if self.pricer.is_by_row else len(self.weight)
+        slices = (slice(start, start + step) for start in range(0, len(self.weight), step))
+        return self.pricer.errors_of_parts(
+            dequantise(replace(codes, values=codes.values[rows], scales=codes.scales[rows])).sub_(self.weight[rows])
+            for rows in slices
+        )
 
     def _option(self, scheme: Scheme, rounding: Rounding, errors: Errors) -> Option:
         return Option(

@@ -8,7 +8,7 @@ Products in float32, their squares summed in float64. Rows that are priced one b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,10 +57,26 @@ class Pricer:
         self._weight_square = squares(weight)
         self._output_square = self._observed(weight)
 
+    @property
+    def is_by_row(self) -> bool:
+        """Whether rows are priced one by one, so that an error need never be whole."""
+        return all(term.left.ndim == 1 for term in [*self._terms, self._output])
+
     def errors(self, error: Float[Tensor, "out_features in_features"]) -> Errors:
         """Of one error."""
-        loss = 0.5 * sum(_cost(term, error) for term in self._terms)
-        return self._relative(loss, squares(error), self._observed(error))
+        return self.errors_of_parts([error])
+
+    def errors_of_parts(self, parts: Iterable[Float[Tensor, "_ in_features"]]) -> Errors:
+        """Of an error that comes in parts of its rows, in order; more than one only where `is_by_row`."""
+        loss = weight = output = 0.0
+        start = 0
+        for part in parts:
+            rows = slice(start, start + len(part))
+            start = rows.stop
+            loss += 0.5 * sum(_cost(_rows_of(term, rows), part) for term in self._terms)
+            weight += squares(part)
+            output += self._observed(part, rows)
+        return self._relative(loss, weight, output)
 
     def ranks(
         self,
@@ -73,16 +89,15 @@ class Pricer:
         losses = [0.5 * sum(costs) for costs in zip(*(_rank_costs(t, error, up, down, ranks) for t in self._terms), strict=True)]
         weights = _rank_squares(error, up, down, ranks)
         if self._sensitivity.inputs is None:
-            scale = self._output.left.sqrt()
-            outputs = _rank_squares(error * scale[:, None], up * scale, down, ranks)
+            outputs = _rank_squares(error, up, down, ranks, self._output.left)
         else:
             outputs = _rank_costs(self._output, error, up, down, ranks)
         return [self._relative(*found) for found in zip(losses, weights, outputs, strict=True)]
 
-    def _observed(self, error: Tensor) -> float:
+    def _observed(self, error: Tensor, rows: slice = slice(None)) -> float:
         if self._sensitivity.inputs is None:
-            return float((error.square().sum(1) * self._output.left).sum(dtype=torch.float64))
-        return _cost(self._output, error)
+            return _weighted_squares(error, self._output.left[rows])
+        return _cost(_rows_of(self._output, rows), error)
 
     def _relative(self, loss: float, weight_square: float, output_square: float) -> Errors:
         return Errors(
@@ -130,12 +145,24 @@ def _growing(base: Tensor, up: Tensor, down: Tensor, ranks: Sequence[int]) -> It
         yield squares(base)
 
 
-def _rank_squares(error: Tensor, up: Tensor, down: Tensor, ranks: Sequence[int]) -> list[float]:
-    """‖E + up[:r]ᵀ down[:r]‖² for each r, from the factors' own Grams and their products with E, in float64."""
-    total = squares(error)
-    crossed = 2.0 * ((up @ error) * down).sum(1, dtype=torch.float64).cumsum(0)
-    grams = (up @ up.T).double() * (down @ down.T).double()
+def _rank_squares(
+    error: Tensor, up: Tensor, down: Tensor, ranks: Sequence[int], row_weights: Tensor | None = None
+) -> list[float]:
+    """‖E + up[:r]ᵀ down[:r]‖² for each r, rows weighted, from the factors' own Grams and their products with E, in float64."""
+    total = squares(error) if row_weights is None else _weighted_squares(error, row_weights)
+    weighted = up if row_weights is None else up * row_weights
+    crossed = 2.0 * ((weighted @ error) * down).sum(1, dtype=torch.float64).cumsum(0)
+    grams = (weighted @ up.T).double() * (down @ down.T).double()
     return [max(0.0, total + float(crossed[rank - 1]) + float(grams[:rank, :rank].sum())) for rank in ranks]
+
+
+def _weighted_squares(error: Tensor, row_weights: Tensor) -> float:
+    """Σ over rows of weight · ‖row‖²."""
+    return sum(float((error[rows].square().sum(1) * row_weights[rows]).sum(dtype=torch.float64)) for rows in _rows(len(error)))
+
+
+def _rows_of(term: PriceTerm, rows: slice) -> PriceTerm:
+    return term if term.left.ndim == 2 else PriceTerm(term.left[rows], term.right)
 
 
 def _rows(count: int) -> Iterator[slice]:

@@ -38,6 +38,8 @@ _LARGEST_DOUBLE = 512
 _RIDGE = 1e-6
 #: Directions below this share of the leading one are rounding.
 _DROWNED = {torch.float64: 1e-12, torch.float32: 1e-10}
+#: Columns from which on a matrix is a table, whose long side is gone through in parts of so many columns.
+_LONG, _COLUMNS_AT_ONCE = 16_384, 4096
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -93,8 +95,11 @@ def _factors(weight: Float32[Tensor, "rows columns"], inner: Metric, outer: Metr
     is_iterated = len(weight) >= _SMALLEST_ITERATED and rank + OVERSAMPLING <= _LARGEST_SHARE * len(weight)
     found = _iterated(weight, inner, root, rank, energy) if is_iterated else None
     dtype = torch.float64 if is_iterated or len(weight) <= _LARGEST_DOUBLE else torch.float32
-    down, weighted = found or _decomposed(weight, inner, root, rank, dtype)
-    values = (down.double() * weighted).sum(0)
+    if weight.shape[1] >= _LONG and (inner is None or inner.dim() == 1):
+        down, weighted = found or _decomposed_long(weight, inner, root, rank)
+    else:
+        down, weighted = found or _decomposed(weight, inner, root, rank, dtype)
+    values = (down * weighted).sum(0, dtype=torch.float64)
     is_kept = values > _DROWNED[down.dtype] * values.amax().clamp_min(_TINY) if rank else values > 0
     up = (weight.to(down.dtype) @ weighted) * torch.where(is_kept, 1.0 / values, 0.0).to(down.dtype)
     gains = values * is_kept * (up.double() * (up if outer is None else _times(outer.to(up.dtype), up))).sum(0)
@@ -118,12 +123,31 @@ def _decomposed(weight: Float32[Tensor, "small large"], inner: Metric, root: Met
     return Seen(down, down if inner is None else _times(inner.to(dtype), down))
 
 
+def _decomposed_long(weight: Float32[Tensor, "small large"], inner: Metric, root: Metric, rank: int) -> Seen:
+    """The same for a table's long side: beside what is returned nothing has as many columns, and only the Gram is float64."""
+    gram = torch.zeros(len(weight), len(weight), dtype=torch.float64, device=weight.device)
+    for start in range(0, weight.shape[1], _COLUMNS_AT_ONCE):
+        columns = slice(start, start + _COLUMNS_AT_ONCE)
+        part = weight[:, columns].double()
+        gram += (part if inner is None else part * inner[columns]) @ part.t()
+    if root is not None:
+        double = root.double()
+        gram = _times(double.t(), _times(double.t(), gram).t())
+    vectors = torch.linalg.eigh((gram + gram.t()) / 2)[1].flip(1)[:, :rank]
+    down = weight.t() @ (vectors if root is None else _times(double, vectors)).float()
+    return Seen(down, down if inner is None else _times(inner, down))
+
+
 def _energy(weight: Float32[Tensor, "small large"], inner: Metric, outer: Metric) -> float:
     """tr(B W A Wᵀ)."""
     if inner is not None and inner.dim() == 2:
         return trace_form(weight, inner, outer)
     if outer is not None and outer.dim() == 2:
         return trace_form(weight.t(), outer, inner)
+    if weight.shape[1] >= _LONG:
+        weighing = weight.new_ones(weight.shape[1]) if inner is None else inner
+        rows = torch.stack([(row.square() * weighing).sum(dtype=torch.float64) for row in weight])
+        return (rows if outer is None else rows * outer.double()).sum().item()
     squares = weight.square() if inner is None else weight.square() * inner
     sums = squares.sum(1, dtype=torch.float64 if len(weight) <= _LARGEST_DOUBLE else torch.float32).double()
     return (sums if outer is None else sums * outer.double()).sum().item()

@@ -127,7 +127,8 @@ def plain_tensors(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 def _is_quantised(module: nn.Module, base_format: BaseFormat) -> bool:
     if base_format in _BNB_LAYERS:
         return type(module).__name__ == _BNB_LAYERS[base_format]
-    return type(module) is nn.Linear and hasattr(module.weight, "dequantize") and hasattr(module.weight, "qdata")
+    # Another library's kind of tensor: every tensor has `dequantize`, only these consist of others.
+    return type(module) is nn.Linear and hasattr(module.weight, "__tensor_flatten__")
 
 
 def _leave_files_(model: nn.Module) -> None:

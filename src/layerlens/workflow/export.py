@@ -60,7 +60,7 @@ def export(
             raise ConfigError(
                 "export: --to writes a plan for another tool, --dense and --compressed-tensors a folder; leave one out"
             )
-        return _export_plan(source, out, to, progress)
+        return _export_plan(source, out, to)
     if Path(source).expanduser().is_file():
         raise ConfigError(f"export: say which tool {source} shall be written for: --to {', '.join(Tool)}; one of them")
     if dense == compressed_tensors:
@@ -71,7 +71,7 @@ def export(
     raise CheckpointError(f"{source} was not written by `layerlens compress`; give a folder that was")
 
 
-def _export_plan(source: str, out: str | Path | None, to: str, progress: Progress) -> ExportResult:
+def _export_plan(source: str, out: str | Path | None, to: str) -> ExportResult:
     if to not in list(Tool):
         raise ConfigError(f"--to: unknown tool {to}; there are {', '.join(Tool)}")
     path = Path(source).expanduser()
@@ -81,7 +81,6 @@ def _export_plan(source: str, out: str | Path | None, to: str, progress: Progres
         )
     plan = load_plan(path)
     target = path_beside(path.with_suffix(""), f"-{to}") if out is None else output_path(out)
-    progress.note(f"writing {target}")
     exported = write_export(plan, Tool(to), target)
     files = ", ".join(sorted(exported.files))
     return ExportResult(target, sum(map(len, exported.files.values())), f"{files} for {to}", exported.notes)

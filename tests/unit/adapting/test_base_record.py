@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
 
 from layerlens.adapting.base_record import BASE_FILE
 from layerlens.adapting.load import load_adapted, load_adapter, open_adapter
@@ -20,9 +21,11 @@ from layerlens.data.dataset import LoadedData
 from layerlens.data.inference import score
 from layerlens.data.partition import Partition, partition
 from layerlens.errors import ManifestError
+from layerlens.models.foreign import quiet
 from layerlens.models.load import TaskModel
 from layerlens.words import TaskKind
 from tests.unit.adapting.bases import BASES, COMPRESSED, open_base, save_family
+from tests.unit.adapting.mixed_plans import mixed_plan
 from tests.unit.adapting.plans import made_data, make_plan, uneven_ranks
 
 KIND = TaskKind.CLASSIFICATION
@@ -60,6 +63,16 @@ def test_what_was_trained_comes_back_over_the_same_base_with_identical_logits(ba
     assert torch.equal(_logits(loaded, data, part), _logits(load_adapter(open_adapter(adapter), task_model), data, part))
 
 
+def test_the_users_own_model_of_a_compressed_folder_serves_as_the_base(tmp_path: Path) -> None:
+    task_model, data, part, plan = _made(COMPRESSED, tmp_path / "model")
+    arm = tune(plan, task_model, data, part, (data, part.test), QUICK, out=tmp_path / "out")
+    with quiet():
+        own = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model-compressed", num_labels=3, dtype=torch.float32)
+    assert not isinstance(own.bert.pooler.dense, nn.Linear), "the head is stored in few bits, too"
+    loaded = load_adapted(tmp_path / "out", own)
+    assert score(loaded, data.task, data.take(sorted(part.test)), batch_size=2 * QUICK.batch_size)["loss"] == arm.metrics["loss"]
+
+
 def test_the_same_adapter_over_the_float_base_gives_other_logits(tmp_path: Path) -> None:
     task_model, data, part, plan = _made(BaseFormat.INT4_BNB, tmp_path / "model")
     tune(plan, task_model, data, part, (data, part.test), QUICK, out=tmp_path / "out")
@@ -67,6 +80,16 @@ def test_the_same_adapter_over_the_float_base_gives_other_logits(tmp_path: Path)
     plain = open_base(BaseFormat.AS_IS, tmp_path / "model", KIND)
     over_float = load_adapter(open_adapter(tmp_path / "out" / "adapter"), plain)
     assert not torch.allclose(_logits(over_base, data, part), _logits(over_float, data, part), atol=1e-3)
+
+
+@pytest.mark.parametrize("base", [BaseFormat.INT4_BNB, COMPRESSED])
+def test_every_method_and_a_depth_cut_work_over_the_base(base: str, tmp_path: Path) -> None:
+    task_model, data, part, _ = _made(base, tmp_path / "model")
+    plan = mixed_plan(open_base(BaseFormat.AS_IS, tmp_path / "model", KIND), KIND, blocks=[1])
+    arm = tune(plan, task_model, data, part, (data, part.test), QUICK, out=tmp_path / "out")
+    assert (arm.trainable_params, arm.frozen_blocks) == (plan.params, 1)
+    loaded = load_adapted(tmp_path / "out")
+    assert score(loaded, data.task, data.take(sorted(part.test)), batch_size=2 * QUICK.batch_size)["loss"] == arm.metrics["loss"]
 
 
 @pytest.mark.parametrize("base", BASES)

@@ -40,3 +40,10 @@ def test_a_rank_that_was_asked_for_is_there_whatever_it_costs() -> None:
     assert {scheme.rank for scheme in grid.factor_schemes(ranks, 16, 256, 256)} >= {112, 256}
     # Above the matrix there is nothing.
     assert 256 not in grid.ranks(128, 256)
+
+
+def test_factors_of_a_long_table_take_at_most_the_bytes_of_4_bit_codes() -> None:
+    grid = OptionGrid()
+    sizes = [size_bytes(low_rank(rank, 8, 64), 20_000, 512, 2) for rank in grid.ranks(20_000, 512)]
+    assert 0.9 * size_bytes(integer(4, 64), 20_000, 512, 2) < max(sizes) <= size_bytes(integer(4, 64), 20_000, 512, 2)
+    assert max(grid.ranks(16_000, 512)) > max(grid.ranks(20_000, 512))

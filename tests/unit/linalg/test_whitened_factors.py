@@ -115,3 +115,16 @@ def test_a_large_matrix_is_decomposed_in_full_where_the_iteration_gives_up(monke
     least = 0.5 * torch.linalg.svdvals(values.double())[60:].square().sum().item()
     assert full.loss_of_rank[-1].item() == pytest.approx(least, rel=1e-6)
     assert least * (1 - 1e-6) <= iterated.loss_of_rank[-1].item() <= 1.02 * least
+
+
+@pytest.mark.parametrize("outer_kind", ["none", "diagonal"])
+def test_the_long_side_of_a_table_is_gone_through_in_parts(monkeypatch: pytest.MonkeyPatch, outer_kind: str) -> None:
+    values, inner = weight(45, 20), gram(20)
+    outer = _outer(outer_kind, 45)
+    monkeypatch.setattr(module, "_LONG", 30)
+    monkeypatch.setattr(module, "_COLUMNS_AT_ONCE", 7)
+    for found, metric in ((whitened_factors(values, inner, outer, 100), inner), (plain_factors(values, 100), torch.eye(20))):
+        full = outer.diag() if outer is not None and metric is inner else None
+        best = _best(values, metric, full)
+        torch.testing.assert_close(_losses(found, values, metric, full), best, rtol=1e-3, atol=1e-5 * best[0].item())
+        torch.testing.assert_close(found.loss_of_rank, best, rtol=1e-3, atol=1e-5 * best[0].item())
