@@ -46,7 +46,7 @@ class OptionGrid:
     two_sided_widths: tuple[int, ...] = WIDTHS
 
     def ranks(self, out_features: int, in_features: int) -> list[int]:
-        """Ranks of a matrix's factors, in about equal ratios, up to where in 8 bits they take the bytes of 8-bit (tables: 4) codes."""
+        """Ranks of a matrix's factors, in about equal ratios, until in 8 bits they take the bytes of 8-bit (tables: 4) codes."""
         most = self._most_rank(low_rank(RANK_STEP, 8, self.group_size), out_features, in_features)
         if most < RANK_STEP:
             return []
