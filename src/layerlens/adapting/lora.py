@@ -1,13 +1,10 @@
 """From a plan to PEFT's LoRA config, and the check that PEFT made what the plan says.
 
-PEFT looks a layer's rank up by `re.match(r"(.*\\.)?(KEY)$", module_path)` and takes the first key that fits, so a key is
-"^" + the escaped full path: nothing else can fit it. Its scaling is alpha / r; with ranks that differ, alpha is
-written per layer so that alpha / r stays the plan's constant. Rank 0 does not exist: "none" is absence.
+Rank 0 does not exist: "none" is absence.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,27 +15,18 @@ from torch import Tensor, nn
 
 from layerlens.adapting.site_modules import realised_sites, site_modules
 from layerlens.adapting.stored_lora import STORED_LORA
+from layerlens.artifacts.peft_lora import TASK_TYPES, alpha_of_rank, pattern_key
 from layerlens.artifacts.plan import Plan
 from layerlens.errors import LayerLensError, ManifestError
 from layerlens.models.load import TaskModel
 from layerlens.models.weights import is_adaptable_module, layer_features
-from layerlens.words import Method, TaskKind
+from layerlens.words import Method
 
 #: PEFT accepts this name in place of targets where only `modules_to_save` are trained.
 NO_TARGETS = "dummy-target-modules"
 ADAPTER = "default"
 #: What PEFT puts before a module's path.
 PEFT_PREFIX = "base_model.model."
-
-#: PEFT has no task type for images; its plain model class serves them.
-TASK_TYPES = {
-    TaskKind.CLASSIFICATION: TaskType.SEQ_CLS,
-    TaskKind.PAIR_CLASSIFICATION: TaskType.SEQ_CLS,
-    TaskKind.REGRESSION: TaskType.SEQ_CLS,
-    TaskKind.CAUSAL_LM: TaskType.CAUSAL_LM,
-    TaskKind.IMAGE_CLASSIFICATION: None,
-    TaskKind.QUESTION_ANSWERING: TaskType.QUESTION_ANS,
-}
 
 
 def lora_config(plan: Plan, *, is_transposed: bool) -> LoraConfig:
@@ -51,13 +39,14 @@ def lora_config(plan: Plan, *, is_transposed: bool) -> LoraConfig:
     ranks = plan.ranks
     largest = max(ranks.values(), default=1)
     keys = {layer: pattern_key(layer) for layer in ranks}
+    task_type = TASK_TYPES[plan.task.kind]
     config = LoraConfig(
-        task_type=TASK_TYPES[plan.task.kind],
+        task_type=TaskType(task_type) if task_type else None,
         r=largest,
-        lora_alpha=_alpha(plan, largest),
+        lora_alpha=alpha_of_rank(plan.alpha_over_rank, largest),
         target_modules=sorted(ranks) if ranks else NO_TARGETS,
         rank_pattern={keys[layer]: rank for layer, rank in ranks.items()},
-        alpha_pattern={keys[layer]: _alpha(plan, rank) for layer, rank in ranks.items()},
+        alpha_pattern={keys[layer]: alpha_of_rank(plan.alpha_over_rank, rank) for layer, rank in ranks.items()},
         modules_to_save=list(plan.head) or None,
         fan_in_fan_out=is_transposed,
         lora_dropout=0.0,
@@ -65,11 +54,6 @@ def lora_config(plan: Plan, *, is_transposed: bool) -> LoraConfig:
     )
     config._register_custom_module(STORED_LORA)
     return config
-
-
-def pattern_key(layer: str) -> str:
-    """The key of `rank_pattern` that fits this full module path and no other."""
-    return "^" + re.escape(layer)
 
 
 def check_model(plan: Plan, task_model: TaskModel) -> None:
@@ -158,12 +142,6 @@ def count_trainable(model: nn.Module) -> int:
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """Every trainable parameter by its name in `model`, detached and not copied."""
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def _alpha(plan: Plan, rank: int) -> float:
-    """Whole numbers stay whole: other programs read `lora_alpha` as an integer."""
-    alpha = plan.alpha_over_rank * rank
-    return int(alpha) if alpha == int(alpha) else alpha
 
 
 def _differences(needed: Mapping[str, int], found: Mapping[str, int], what: str) -> list[str]:

@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from layerlens.artifacts.formats import Scheme
 from layerlens.artifacts.store import faults_of
 from layerlens.errors import ManifestError
+from layerlens.models.checkpoint import is_compressed
 from layerlens.words import Frozen
 
 QUANT_METHOD, VERSION = "layerlens", 1
@@ -52,12 +53,6 @@ def folder_config(config: Mapping[str, Any], matrices: Mapping[str, StoredMatrix
 def original_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Undo `folder_config`."""
     return {key: value for key, value in config.items() if key not in (QUANTIZATION_KEY, WEIGHTS_KEY)}
-
-
-def is_compressed(config: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` is of a compressed folder."""
-    quantization = config.get(QUANTIZATION_KEY)
-    return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
 
 
 def is_compressed_folder(folder: str | Path) -> bool:

@@ -25,6 +25,7 @@ from torch import Tensor
 from layerlens.artifacts.compression import MatrixCurve, Option
 from layerlens.compressing.factor_cache import FactorCache, read_tensors, write_tensors
 from layerlens.compressing.matrices import Matrix
+from layerlens.compressing.matrix_curve import matrix_curve
 from layerlens.compressing.option_grid import OptionGrid
 from layerlens.compressing.options import Solved, solve_matrix
 from layerlens.compressing.ray_jobs import RayJobs
@@ -76,7 +77,7 @@ class MatrixJobs:
         if self._pool is None:
             solved = solve_matrix(weight, sensitivity, matrix.kept_element_bytes, self._grid)
             self._cache.write(matrix.layer, solved.tensors)
-            self._done[matrix.layer] = _curve(matrix, input_group, solved.options, solved.spectrum_rank)
+            self._done[matrix.layer] = matrix_curve(matrix, input_group, solved.options, solved.spectrum_rank)
             return
         path = self._work / f"{matrix.layer}.safetensors"
         write_tensors(path, {"weight": weight, **sensitivity_tensors(sensitivity)})
@@ -104,7 +105,7 @@ class MatrixJobs:
         matrix, input_group, wait = self._pending.pop(0)
         found = json.loads(wait())
         options = [Option.model_validate(option) for option in found["options"]]
-        self._done[matrix.layer] = _curve(matrix, input_group, options, found["spectrum_rank"])
+        self._done[matrix.layer] = matrix_curve(matrix, input_group, options, found["spectrum_rank"])
 
 
 class _Processes:
@@ -166,18 +167,3 @@ def solve_job(job: str, folder: str, grid: dict[str, Any]) -> str:
     path.unlink()
     options = [option.model_dump(mode="json") for option in solved.options]
     return json.dumps({"options": options, "spectrum_rank": solved.spectrum_rank})
-
-
-def _curve(matrix: Matrix, input_group: str, options: list[Option], spectrum_rank: float) -> MatrixCurve:
-    return MatrixCurve(
-        layer=matrix.layer,
-        block=matrix.block,
-        role=matrix.role,
-        out_features=matrix.out_features,
-        in_features=matrix.in_features,
-        kept_element_bytes=matrix.kept_element_bytes,
-        input_group=input_group,
-        tied=list(matrix.tied),
-        options=options,
-        spectrum_rank=spectrum_rank,
-    )

@@ -21,6 +21,7 @@ from layerlens.compressing.layer_moments import InputMoments, LayerMoments
 from layerlens.compressing.moment_sums import squares
 from layerlens.errors import NotFiniteError, UnsupportedModelError
 from layerlens.linalg.per_sample_norms import ghost_norms, is_ghost_cheaper_alone, token_gram
+from layerlens.models.sequences import as_sequences as as_sequences
 
 #: Seed of an input's own sketch, beside those of `LayerMoments`.
 _INPUT = 3
@@ -142,18 +143,3 @@ class MomentCapture:
         if self._tokens is None:
             raise AssertionError("start comes before a forward pass")
         return self._tokens
-
-
-def as_sequences(values: Tensor, num_samples: int, name: str) -> Float[Tensor, "samples tokens features"]:
-    """View [samples, features], [samples · tokens, features] or [samples, …, features] as samples × tokens × features.
-
-    Raises:
-        UnsupportedModelError: the rows cannot be told apart by sample.
-    """
-    features = values.shape[-1]
-    if values.numel() % (num_samples * features):
-        raise UnsupportedModelError(
-            f"layer {name} reads {tuple(values.shape)} in a batch of {num_samples} samples: its rows cannot be told apart by "
-            "sample; such a model cannot be compressed"
-        )
-    return values.reshape(num_samples, -1, features)

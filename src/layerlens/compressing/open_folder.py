@@ -7,15 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layerlens.compressing.folder_config import (
-    QUANTIZATION_KEY,
-    StoredMatrix,
-    is_compressed,
-    original_config,
-    read_matrices,
-)
+from layerlens.compressing.folder_config import QUANTIZATION_KEY, StoredMatrix, original_config, read_matrices
 from layerlens.errors import CheckpointError
-from layerlens.models.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
+from layerlens.models.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, is_compressed
 from layerlens.models.headers import TensorHeader, read_headers
 
 

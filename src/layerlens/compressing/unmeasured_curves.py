@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from layerlens.artifacts.compression import CompressedModelInfo, Curves, MatrixCurve, Option, Rounding
+from layerlens.artifacts.compression import CompressedModelInfo, Curves, Option, Rounding
 from layerlens.artifacts.formats import HALF, KEEP, Scheme, integer, size_bytes
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.compressing.matrices import Matrix, checkpoint_size, matrices_of
+from layerlens.compressing.matrix_curve import matrix_curve
 from layerlens.compressing.option_grid import OptionGrid
 from layerlens.models.streamed.load import StreamedModel
 
@@ -34,16 +35,10 @@ def unmeasured_curves(model: StreamedModel, task: TaskInfo, grid: OptionGrid) ->
         task=task,
         data={},
         matrices=[
-            MatrixCurve(
-                layer=matrix.layer,
-                block=matrix.block,
-                role=matrix.role,
-                out_features=matrix.out_features,
-                in_features=matrix.in_features,
-                kept_element_bytes=matrix.kept_element_bytes,
-                input_group=matrix.input_group,
-                tied=list(matrix.tied),
-                options=sorted(_options(matrix, grid), key=lambda option: (option.size_bytes, option.scheme.name)),
+            matrix_curve(
+                matrix,
+                matrix.input_group,
+                sorted(_options(matrix, grid), key=lambda option: (option.size_bytes, option.scheme.name)),
             )
             for matrix in matrices
         ],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from layerlens.artifacts.options import trainable_params
+from layerlens.artifacts.peft_lora import alpha_of_rank, pattern_key
 from layerlens.artifacts.plan import Plan
 from layerlens.errors import ConfigError
 from layerlens.words import Method, TaskKind
@@ -68,11 +68,6 @@ class LoraSettings:
         return sum(trainable_params(Method.LORA, self.rank, in_features=wide, out_features=high) for wide, high in shapes)
 
 
-def pattern_key(layer: str) -> str:
-    """The key of PEFT's `rank_pattern` that fits this full module path and no other: PEFT matches keys as ends of paths."""
-    return "^" + re.escape(layer)
-
-
 def lora_settings(plan: Plan) -> LoraSettings:
     """Read a plan as PEFT's LoRA.
 
@@ -89,7 +84,7 @@ def lora_settings(plan: Plan) -> LoraSettings:
     ranks = {layer: plan.ranks[layer] for layer in sorted(plan.ranks)}
     if not ranks:
         raise ConfigError("the plan adapts no layer, so there is nothing to export; plan again with a larger budget")
-    alphas = {layer: _whole(plan.alpha_over_rank * rank) for layer, rank in ranks.items()}
+    alphas = {layer: alpha_of_rank(plan.alpha_over_rank, rank) for layer, rank in ranks.items()}
     folder = Path(plan.model.id).expanduser()
     return LoraSettings(plan, str(folder.resolve()) if folder.is_dir() else plan.model.id, ranks, alphas)
 
@@ -112,8 +107,3 @@ def check_language_model(settings: LoraSettings, tool: str) -> None:
             f"{tool} takes whole alphas alone, and with alpha / rank {plan.alpha_over_rank:g} {broken[0]}; "
             "plan again with a whole --alpha-over-rank, or export with --to peft"
         )
-
-
-def _whole(alpha: float) -> float:
-    """Whole numbers stay whole: other programs read alphas as integers."""
-    return int(alpha) if alpha == int(alpha) else alpha

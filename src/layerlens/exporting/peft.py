@@ -8,19 +8,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from layerlens.artifacts.peft_lora import TASK_TYPES
 from layerlens.exporting.exported import Exported
 from layerlens.exporting.lora_settings import LoraSettings
-from layerlens.words import TaskKind
 
 CONFIG_FILE = "adapter_config.json"
-#: PEFT has no task type for images and embeddings; its plain model class serves them.
-TASK_TYPES = {
-    TaskKind.CLASSIFICATION: "SEQ_CLS",
-    TaskKind.PAIR_CLASSIFICATION: "SEQ_CLS",
-    TaskKind.REGRESSION: "SEQ_CLS",
-    TaskKind.CAUSAL_LM: "CAUSAL_LM",
-    TaskKind.QUESTION_ANSWERING: "QUESTION_ANS",
-}
 
 
 def export_peft(settings: LoraSettings) -> Exported:
@@ -37,7 +29,7 @@ def peft_config(settings: LoraSettings) -> dict[str, Any]:
     plan = settings.plan
     return {
         "peft_type": "LORA",
-        "task_type": TASK_TYPES.get(plan.task.kind),
+        "task_type": TASK_TYPES[plan.task.kind],
         "base_model_name_or_path": settings.model,
         "r": settings.rank,
         "lora_alpha": settings.alpha,

@@ -16,13 +16,10 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from importlib import import_module
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from inspect import isfunction
-from types import ModuleType
 from typing import Any
 
+from layerlens.after_import import after_import
 from layerlens.models.lean_stand_in import StandIn
 
 DYNAMO = "torch._dynamo"
@@ -86,30 +83,7 @@ def watch_dynamo(dynamo: DynamoInName) -> None:
     """Put it in the compiler's place, until that is imported; where it was, do nothing."""
     if DYNAMO not in sys.modules:
         import_module("torch").__dict__["_dynamo"] = dynamo
-        sys.meta_path.insert(0, _AfterDynamo(dynamo))
-
-
-class _AfterDynamo(MetaPathFinder):
-    """Finds nothing itself; once the compiler has been imported, sets the marks that were noted."""
-
-    def __init__(self, dynamo: DynamoInName) -> None:
-        self._dynamo = dynamo
-
-    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != DYNAMO:
-            return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
-        if spec is None or spec.loader is None:
-            return None
-        execute = spec.loader.exec_module
-
-        def execute_and_mark(module: ModuleType) -> None:
-            execute(module)
-            self._dynamo.catch_up()
-
-        spec.loader.exec_module = execute_and_mark  # type: ignore[method-assign]
-        return spec
+        after_import(DYNAMO, dynamo.catch_up)
 
 
 class ModuleInName:

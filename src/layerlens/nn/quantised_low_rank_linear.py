@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-
-from layerlens.artifacts.formats import Scheme
-from layerlens.nn.stored_module import StoredModule
+from layerlens.nn.coded_linear import CodedLinear
 
 
-class QuantisedLowRankLinear(StoredModule):
+class QuantisedLowRankLinear(CodedLinear):
     """The sum of what `QuantisedLinear` and `LowRankLinear` compute.
 
     Args:
-        scheme: An integer scheme with factors.
-        out_features: Outputs.
-        in_features: Inputs.
-        bias: As the original has it.
-        device: Where the empty buffers are made.
+        scheme: An integer scheme with factors; the rest is as `CodedLinear` has it.
     """
-
-    def __init__(
-        self,
-        scheme: Scheme,
-        out_features: int,
-        in_features: int,
-        bias: nn.Parameter | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        super().__init__(scheme, out_features, in_features, device)
-        self.bias = bias
-
-    def forward(self, inputs: Float[Tensor, "*axes in_features"]) -> Float[Tensor, "*axes out_features"]:
-        outputs = self.product(inputs)
-        return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from layerlens.artifacts.layers import LayerSpec
 from layerlens.errors import UnsupportedModelError
 from layerlens.linalg.token_mixing import TokenMixer
+from layerlens.models.sequences import as_sequences
 from layerlens.profiling.calibration import CalibrationBatch
 from layerlens.profiling.spaces import Space, Tokens, choose_space, input_groups
 from layerlens.profiling.statistics_spaces import empty_statistics
@@ -137,7 +138,7 @@ class Capture:
                 f"layer {name} runs more than once in one forward pass; layers that share a weight cannot be profiled"
             )
         source = args[0].detach()
-        inputs = _as_sequences(source, len(self._part), name)
+        inputs = as_sequences(source, len(self._part), name)
         self._inputs[name] = _Read(inputs, source, source._version)
         leader = self._readers.setdefault((source.data_ptr(), source.shape, source.stride()), name)
         self._join(name, leader)
@@ -166,19 +167,8 @@ class Capture:
             raise UnsupportedModelError(f"the input of layer {name} is changed in place after the layer has read it")
         self.sums[name].add(
             read.inputs,
-            _as_sequences(gradient.detach(), len(self._part), name),
+            as_sequences(gradient.detach(), len(self._part), name),
             min(max(0, self._batch.num_first - self._part.start), len(self._part)),
             self._labels,
             self._mixer if self._fills_gram else None,
         )
-
-
-def _as_sequences(values: Tensor, num_samples: int, name: str) -> Float[Tensor, "samples tokens features"]:
-    """View [samples, features], [samples · tokens, features] or [samples, …, features] as samples × tokens × features."""
-    features = values.shape[-1]
-    if values.numel() % (num_samples * features):
-        raise UnsupportedModelError(
-            f"layer {name} reads {tuple(values.shape)} in a batch of {num_samples} samples: "
-            "its rows cannot be told apart by sample; it cannot be profiled"
-        )
-    return values.reshape(num_samples, -1, features)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from peft.tuners.lora import LoraLayer
-from peft.utils.other import get_pattern_key
 
 from layerlens.adapting.attach import attached
-from layerlens.adapting.lora import adapted_modules, check_model, check_realised, lora_config, pattern_key
+from layerlens.adapting.lora import adapted_modules, check_model, check_realised, lora_config
 from layerlens.errors import LayerLensError, ManifestError
 from layerlens.words import Method, TaskKind
 from tests.unit.adapting.mixed_plans import mixed_plan
@@ -45,14 +44,6 @@ def test_a_sequence_classifier_trains_its_head_beside_the_plan(family: str, tmp_
         trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad and "lora_" not in name}
     assert len(trained) > 0
     assert all(any(head in name for head in plan.head) for name in trained)
-
-
-def test_a_pattern_key_fits_its_own_layer_and_no_other() -> None:
-    keys = [pattern_key("encoder.layer.1.output.dense"), pattern_key("encoder.layer.11.output.dense")]
-    assert get_pattern_key(keys, "encoder.layer.11.output.dense") == keys[1]
-    assert get_pattern_key(keys, "encoder.layer.1.output.dense") == keys[0]
-    for other in ("encoder.layer.1.attention.output.dense", "bert.encoder.layer.1.output.dense", "encoderxlayer.1.output.dense"):
-        assert get_pattern_key(keys, other) == other
 
 
 def test_alpha_is_whole_where_it_can_be_and_constant_over_rank(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from layerlens.compressing.folder_config import (
     LOADING_HINT,
     StoredMatrix,
     folder_config,
-    is_compressed,
     original_config,
     read_matrices,
     restore_hint,
 )
 from layerlens.errors import ManifestError
+from layerlens.models.checkpoint import is_compressed
 
 MATRICES = {
     "h.0.c_attn": StoredMatrix(scheme=integer_low_rank(3, 16, 8, 32), out_features=96, in_features=32, is_transposed=True),

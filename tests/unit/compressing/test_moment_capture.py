@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from layerlens.compressing import moment_capture
 from layerlens.compressing.calibration_samples import Tokens
-from layerlens.compressing.moment_capture import MomentCapture, as_sequences
+from layerlens.compressing.moment_capture import MomentCapture
 from layerlens.errors import NotFiniteError, UnsupportedModelError
 
 SAMPLES, TOKENS = 8, 5
@@ -127,9 +127,3 @@ def test_an_infinite_gradient_is_told_by_its_layer() -> None:
         total = (layer(torch.randn(2, 3, 4)) * torch.inf).sum()
         with pytest.raises(NotFiniteError, match="the gradient of bad is NaN or infinite"):
             total.backward()
-
-
-def test_rows_that_no_sample_owns_are_refused() -> None:
-    assert as_sequences(torch.zeros(6, 4), 3, "x").shape == (3, 2, 4)
-    with pytest.raises(UnsupportedModelError, match="cannot be told apart by sample"):
-        as_sequences(torch.zeros(7, 4), 3, "x")

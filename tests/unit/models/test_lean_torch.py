@@ -89,7 +89,8 @@ from torch._dynamo import trace_rules
 assert id(opaque) in trace_rules._allowed_callable_ids
 assert constant._dynamo_marked_constant
 assert torch._dynamo is sys.modules["torch._dynamo"]
-assert not any(type(finder).__name__ == "_AfterDynamo" for finder in sys.meta_path)
+waiting = [finder for finder in sys.meta_path if type(finder).__name__ == "_AfterImport"]
+assert all(finder.module != "torch._dynamo" for finder in waiting)
 graphs = []
 def backend(graph, inputs):
     graphs.append(graph)

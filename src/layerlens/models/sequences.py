@@ -1,0 +1,28 @@
+"""What layers read and give back, told apart by sample."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from layerlens.errors import UnsupportedModelError
+
+
+def as_sequences(values: Tensor, num_samples: int, name: str) -> Float[Tensor, "samples tokens features"]:
+    """View [samples, features], [samples · tokens, features] or [samples, …, features] as samples × tokens × features.
+
+    Args:
+        values: What a layer reads, or the gradient at what it gives.
+        num_samples: Samples of the batch.
+        name: The layer, for the message.
+
+    Raises:
+        UnsupportedModelError: the rows cannot be told apart by sample.
+    """
+    features = values.shape[-1]
+    if values.numel() % (num_samples * features):
+        raise UnsupportedModelError(
+            f"layer {name} reads {tuple(values.shape)} in a batch of {num_samples} samples: its rows cannot be told apart by "
+            "sample; such a model can be neither profiled nor compressed"
+        )
+    return values.reshape(num_samples, -1, features)
