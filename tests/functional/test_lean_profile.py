@@ -1,4 +1,4 @@
-"""A capped profile in a process of its own imports little, and its numbers are those of any other process."""
+"""A streamed command in a process of its own imports little, and its numbers are those of any other process."""
 
 from __future__ import annotations
 
@@ -43,3 +43,17 @@ def test_a_capped_profile_imports_nothing_heavy_and_gives_the_same_bytes(workpla
     assert (lean / "profile.safetensors").read_bytes() == (ordinary / "profile.safetensors").read_bytes()
     told, as_ever = ((folder / "profile.json").read_text() for folder in folders)
     assert told.replace(str(lean), "") == as_ever.replace(str(ordinary), "")
+
+
+def test_a_compression_imports_nothing_heavy_either(workplace: Workplace, tmp_path: Path) -> None:
+    arguments = ["compress", workplace.model, "--data", workplace.data, "--out", tmp_path / "small", "--bits-per-weight", 24]
+    arguments += ["--num-samples", 8, "--held-out-samples", 4, "--max-length", 16, "--widths", 8, "--probes", "off"]
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "small" / "plan.json").exists()

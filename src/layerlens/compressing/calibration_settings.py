@@ -16,17 +16,14 @@ from layerlens.compressing.calibration_samples import CalibrationSamples
 from layerlens.compressing.layer_moments import input_moment_bytes, layer_moment_bytes
 from layerlens.compressing.matrices import Matrix, Place
 from layerlens.compressing.moment_sums import MOST_FULL
-from layerlens.errors import ConfigError
 from layerlens.linalg.gram import gram_bytes
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.weight_source import SLICE_BYTES
-from layerlens.streaming.boundaries import fewest_slots, most_slots
-from layerlens.streaming.memory_guard import BASE_BYTES
+from layerlens.streaming.memory_guard import libraries_bytes
+from layerlens.streaming.settings import LOSS_TOKENS, fastest_within, halvings, input_groups, slots_within
 
 #: What the C library holds on to between two uses, and what the estimates leave out.
 _SLACK_BYTES = 96 << 20
-#: Tokens that run through a language model's head together, at most: more make no product faster.
-_LOSS_TOKENS = 256
 #: Sums of one sweep where no cap is set.
 _DEFAULT_SUMS = 1 << 30
 
@@ -65,14 +62,6 @@ class CalibrationSettings:
             sweeps[-1] += group
             used += size
         return sweeps
-
-
-def input_groups(matrices: Sequence[Matrix]) -> list[list[Matrix]]:
-    """Matrices that read the same input, together."""
-    groups: dict[str, list[Matrix]] = {}
-    for matrix in matrices:
-        groups.setdefault(matrix.input_group, []).append(matrix)
-    return list(groups.values())
 
 
 def group_bytes(group: Sequence[Matrix]) -> int:
@@ -151,7 +140,7 @@ class Demand:
         outside = max((min(work_bytes(m), 12 * m.in_features * m.out_features) for m in self.outside), default=0)
         loss = 4 * max(settings.loss_tokens, self.longest) * (5 * self.logits_per_token + 12 * self.hidden_size)
         largest = max(at_once * self.kept_per_token + weights + sums, options, loss, outside)
-        return BASE_BYTES + _SLACK_BYTES + self.resident + largest
+        return libraries_bytes() + _SLACK_BYTES + self.resident + largest
 
 
 def choose_settings(demand: Demand, *, max_memory: int | None, max_store: int) -> CalibrationSettings:
@@ -165,31 +154,19 @@ def choose_settings(demand: Demand, *, max_memory: int | None, max_store: int) -
     Raises:
         ConfigError: nothing fits; says the least that would.
     """
-    num_blocks = len(demand.blocks)
-    least_store = fewest_slots(num_blocks) * demand.slot_bytes
-    if max_store < least_store:
-        raise ConfigError(
-            f"--max-store {max_store / 2**20:,.0f} MiB is too little for the hidden states of these samples; the least that "
-            f"would do is {-(-least_store // 2**20):,} MiB, or take fewer or shorter samples"
-        )
-    num_slots = min(max_store // max(1, demand.slot_bytes), most_slots(num_blocks))
-    at_once = _halvings(demand.most_tokens, demand.longest)
+    num_slots = slots_within(max_store, demand.slot_bytes, len(demand.blocks))
+    at_once = halvings(demand.most_tokens, demand.longest)
     if max_memory is None:
-        return CalibrationSettings(at_once[0], True, _DEFAULT_SUMS, num_slots, min(at_once[0], _LOSS_TOKENS))
+        return CalibrationSettings(at_once[0], True, _DEFAULT_SUMS, num_slots, min(at_once[0], LOSS_TOKENS))
     candidates = [
         CalibrationSettings(tokens, holds_weights, sums_bytes, num_slots, loss_tokens)
         for sums_bytes in _sums_limits(demand)
         for holds_weights in (True, False)
         for tokens in at_once
-        for loss_tokens in _halvings(min(tokens, _LOSS_TOKENS), demand.longest)
+        for loss_tokens in halvings(min(tokens, LOSS_TOKENS), demand.longest)
     ]
-    for settings in sorted(candidates, key=lambda settings: _slowness(settings, demand)):
-        if demand.peak(settings) <= max_memory:
-            return settings
-    least = min(demand.peak(settings) for settings in candidates)
-    raise ConfigError(
-        f"--max-memory {max_memory / 2**20:,.0f} MiB is too little to compress this model; the least that would do is about "
-        f"{-(-least // 2**20):,} MiB"
+    return fastest_within(
+        candidates, max_memory, peak=demand.peak, slowness=lambda settings: _slowness(settings, demand), purpose="compress"
     )
 
 
@@ -225,11 +202,3 @@ def _slowness(settings: CalibrationSettings, demand: Demand) -> float:
     num_sweeps = max(len(settings.sweeps(block)) for block in demand.blocks)
     reads = 0.0 if settings.holds_weights else 200.0 / settings.tokens_at_once
     return 2.0 + 2.0 * num_sweeps + 64.0 / settings.tokens_at_once + reads + 16.0 / settings.loss_tokens
-
-
-def _halvings(most: int, least: int) -> list[int]:
-    """`most`, and every half of it that is not under `least`."""
-    values = [max(most, least)]
-    while values[-1] // 2 >= least:
-        values.append(values[-1] // 2)
-    return values

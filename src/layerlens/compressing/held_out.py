@@ -25,6 +25,7 @@ from layerlens.errors import DataError, ManifestError
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.progress import SILENT, Progress
 from layerlens.streaming.samples import Samples
+from layerlens.streaming.settings import LOSS_TOKENS
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class HeldOut:
             whole.weights,
             layers,
             work=self.work,
+            head_tokens=LOSS_TOKENS,
             max_store=self.max_store,
             after_part=self.after_part,
             progress=self.progress,
@@ -104,6 +106,7 @@ class HeldOut:
             self.samples,
             variants,
             work=self.work,
+            head_tokens=LOSS_TOKENS,
             max_store=self.max_store,
             after_part=self.after_part,
             progress=self.progress,

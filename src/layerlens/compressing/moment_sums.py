@@ -26,6 +26,8 @@ SKETCH_ROWS = 512
 MOST_FULL = 4096
 #: Tokens that signs are drawn for at once.
 _TOKENS = 1024
+#: Numbers that are squared at once.
+_SQUARED = 1 << 22
 #: More rows than any features, so that a sum is packed and not kept as rows.
 _MANY = 1 << 40
 
@@ -119,4 +121,9 @@ def held_bytes(features: int) -> int:
 
 def squares(values: Tensor) -> float:
     """‖values‖², summed in float64 over rows that are summed in float32."""
-    return float(values.square().sum(-1, dtype=torch.float32).sum(dtype=torch.float64)) if values.numel() else 0.0
+    if not values.numel():
+        return 0.0
+    # A table's squares all at once would be a second table.
+    step = len(values) if values.ndim < 2 else max(1, _SQUARED * len(values) // values.numel())
+    sums = [part.square().sum(-1, dtype=torch.float32) for part in values.split(step)]
+    return float((torch.cat(sums) if values.ndim > 1 else sums[0]).sum(dtype=torch.float64))

@@ -14,7 +14,7 @@ What is kept (`Solved.tensors`), by name:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,13 +32,13 @@ from layerlens.linalg.codes import Codes, dequantise
 from layerlens.linalg.error_feedback import InputFeedback, OutputFeedback, input_feedback, output_feedback
 from layerlens.linalg.nearest_rounding import round_to_nearest
 from layerlens.linalg.second_order_rounding import second_order_rounding
-from layerlens.linalg.whitened_factors import plain_factors, whitened_factors
+from layerlens.linalg.whitened_factors import Factors, plain_factors, whitened_factors
 from layerlens.nn.stored_form import coded_shapes
 
 #: Widths that an idle matrix may have: the loss does not feel it, yet somebody may use it.
 _IDLE_WIDTHS = (8,)
 #: Rows of a table whose error is formed at once.
-_ROWS_AT_ONCE = 8192
+_ROWS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,12 @@ class _Solver:
     def _kept(self) -> Iterator[Option]:
         yield self._option(KEEP, Rounding.NONE, Errors(0.0, 0.0, 0.0))
         if self.kept_element_bytes > 2:
-            yield self._option(HALF, Rounding.NONE, self.pricer.errors(self.weight.bfloat16().float() - self.weight))
+            errors = self._errors(lambda rows: self.weight[rows].bfloat16().float().sub_(self.weight[rows]))
+            yield self._option(HALF, Rounding.NONE, errors)
 
     def _nearest(self, bits: int) -> Option:
         codes = round_to_nearest(self.weight, bits, self.grid.group_size)
-        return self._option(integer(bits, self.grid.group_size), Rounding.NEAREST, self._errors(codes))
+        return self._option(integer(bits, self.grid.group_size), Rounding.NEAREST, self._errors_of_codes(codes))
 
     def _output_feedback(self) -> OutputFeedback | None:
         """Rows see each other's errors where the output Gram is known in full."""
@@ -114,26 +115,19 @@ class _Solver:
         rows = outputs if bits in self.grid.two_sided_widths else None
         codes = second_order_rounding(self.weight, inputs, bits, self.grid.group_size, output_gram=rows, sweeps=self.grid.sweeps)
         self.tensors |= {f"{scheme.name}.{name}": values for name, values in stored(scheme, codes=codes).items()}
-        yield self._option(scheme, Rounding.SECOND_ORDER, self._errors(codes))
+        yield self._option(scheme, Rounding.SECOND_ORDER, self._errors_of_codes(codes))
         schemes = self.grid.corrections(bits, *self.shape) if bits in self.grid.corrected_widths else []
         if schemes:
             error = dequantise(codes).sub_(self.weight)
-            factors = whitened_factors(-error, self.sensitivity.input_gram, self.sensitivity.output_gram, schemes[-1].rank)
-            up, down = self._keep_factors(f"int{bits}+", factors.up, factors.down)
-            yield from self._ranks(schemes, Rounding.SECOND_ORDER, error, up, down)
+            gram, output = self.sensitivity.input_gram, self.sensitivity.output_gram
+            up, down = self._kept_factors(f"int{bits}+", whitened_factors(error.neg_(), gram, output, schemes[-1].rank))
+            yield from self._ranks(schemes, Rounding.SECOND_ORDER, error.neg_(), up, down)
 
     def _low_rank(self, rounding: Rounding, factor_bits: tuple[int, ...]) -> Iterator[Option]:
         ranks = self.grid.ranks(*self.shape)
         if not ranks:
             return
-        if rounding is Rounding.WHITENED:
-            gram, output = self.sensitivity.input_gram, self.sensitivity.output_gram
-            factors = whitened_factors(self.weight, gram, output, ranks[-1])
-            self.spectrum_rank = effective_rank(factors.loss_of_rank)
-            up, down = self._keep_factors("whitened", factors.up, factors.down)
-        else:
-            factors = plain_factors(self.weight, ranks[-1])
-            up, down = self._keep_factors("plain", factors.up, factors.down)
+        up, down = self._whitened(ranks[-1]) if rounding is Rounding.WHITENED else self._plain(ranks[-1])
         for bits in factor_bits:
             schemes = self.grid.factor_schemes(ranks, bits, *self.shape)
             # A table is turned round in place: a second one beside it is what memory has no room for.
@@ -142,6 +136,14 @@ class _Solver:
                 yield from self._ranks(schemes, rounding, self.weight, up, down)
             finally:
                 self.weight.neg_()
+
+    def _whitened(self, rank: int) -> tuple[Tensor, Tensor]:
+        factors = whitened_factors(self.weight, self.sensitivity.input_gram, self.sensitivity.output_gram, rank)
+        self.spectrum_rank = effective_rank(factors.loss_of_rank)
+        return self._kept_factors("whitened", factors)
+
+    def _plain(self, rank: int) -> tuple[Tensor, Tensor]:
+        return self._kept_factors("plain", plain_factors(self.weight, rank))
 
     def _ranks(self, schemes: list[Scheme], rounding: Rounding, error: Tensor, up: Tensor, down: Tensor) -> Iterator[Option]:
         """Options that differ by their rank alone."""
@@ -153,19 +155,21 @@ class _Solver:
         for scheme, errors in zip(schemes, found, strict=True):
             yield self._option(scheme, rounding, errors)
 
-    def _keep_factors(self, name: str, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep factors in bfloat16, and go on with what is kept."""
-        up, down = up.bfloat16().contiguous(), down.bfloat16().contiguous()
+    def _kept_factors(self, name: str, factors: Factors) -> tuple[Tensor, Tensor]:
+        """Keep factors in bfloat16, and go on with what is kept: in float32 the long one alone is half a table."""
+        up, down = factors.up.bfloat16().contiguous(), factors.down.bfloat16().contiguous()
         self.tensors |= {f"{name}.up": up, f"{name}.down": down}
-        return up.float(), down.float()
+        return up, down
 
-    def _errors(self, codes: Codes) -> Errors:
-        step = _ROWS_AT_ONCE if self.pricer.is_by_row else len(self.weight)
-        slices = (slice(start, start + step) for start in range(0, len(self.weight), step))
-        return self.pricer.errors_of_parts(
-            dequantise(replace(codes, values=codes.values[rows], scales=codes.scales[rows])).sub_(self.weight[rows])
-            for rows in slices
+    def _errors_of_codes(self, codes: Codes) -> Errors:
+        return self._errors(
+            lambda rows: dequantise(replace(codes, values=codes.values[rows], scales=codes.scales[rows])).sub_(self.weight[rows])
         )
+
+    def _errors(self, error_of: Callable[[slice], Tensor]) -> Errors:
+        """Of an error that is formed a few rows at a time where rows are priced one by one."""
+        step = _ROWS_AT_ONCE if self.pricer.is_by_row else len(self.weight)
+        return self.pricer.errors_of_parts(error_of(slice(start, start + step)) for start in range(0, len(self.weight), step))
 
     def _option(self, scheme: Scheme, rounding: Rounding, errors: Errors) -> Option:
         return Option(
@@ -212,13 +216,13 @@ def tensors_of_option(
         case Format.INTEGER if option.rounding is Rounding.NEAREST:
             if weight is None:
                 raise ValueError(f"{scheme.name} by rounding to nearest is made from the matrix, and none was given")
-            return stored(scheme, codes=round_to_nearest(weight.float(), scheme.bits, scheme.group_size))
+            return stored(scheme, codes=round_to_nearest(weight, scheme.bits, scheme.group_size))
     tensors: dict[str, Tensor] = {}
     if scheme.format.has_codes:
         tensors |= {name: found[f"int{scheme.bits}.{name}"] for name in ("codes", "scales")}
     if scheme.format.has_factors:
         name = factors_name(option)
-        up, down = (found[f"{name}.{side}"][: scheme.rank].float() for side in ("up", "down"))
+        up, down = (found[f"{name}.{side}"][: scheme.rank] for side in ("up", "down"))
         tensors |= stored(low_rank(scheme.rank, scheme.factor_bits, scheme.group_size), up=up, down=down)
     return tensors
 

@@ -3,7 +3,8 @@
     loss(E)            ½ Σ over terms of ‖L E Rᵀ‖²                                              nats for each prediction
     ranks(E, up, down) the same of E + Σ_{k<r} up_k down_kᵀ, for r in a list, adding factor after factor
 
-Products in float32, their squares summed in float64. Rows that are priced one by one are taken a few thousand at a time.
+Products in float32, their squares summed in float64. Rows that are priced one by one are taken a few thousand at a time, and so
+are long factors: beside a table and one of its factors nothing of their size is made.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from layerlens.compressing.moment_sums import squares
 from layerlens.compressing.sensitivity import PriceTerm, Sensitivity
 
 #: Rows of a table that are priced together.
-_ROWS = 8192
+_ROWS = 2048
+#: Numbers of a factor that are weighted at once.
+_WEIGHTED = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,15 @@ def _rank_squares(
 ) -> list[float]:
     """‖E + up[:r]ᵀ down[:r]‖² for each r, rows weighted, from the factors' own Grams and their products with E, in float64."""
     total = squares(error) if row_weights is None else _weighted_squares(error, row_weights)
-    weighted = up if row_weights is None else up * row_weights
-    crossed = 2.0 * ((weighted @ error) * down).sum(1, dtype=torch.float64).cumsum(0)
-    grams = (weighted @ up.T).double() * (down @ down.T).double()
+    step = max(1, _WEIGHTED // up.shape[1])
+    products: list[Tensor] = []
+    grams = (down @ down.T).double()
+    for start in range(0, len(up), step):
+        some = slice(start, start + step)
+        weighted = up[some] if row_weights is None else up[some] * row_weights
+        products.append(((weighted @ error) * down[some]).sum(1, dtype=torch.float64))
+        grams[some] *= weighted @ up.T
+    crossed = 2.0 * torch.cat(products).cumsum(0)
     return [max(0.0, total + float(crossed[rank - 1]) + float(grams[:rank, :rank].sum())) for rank in ranks]
 
 

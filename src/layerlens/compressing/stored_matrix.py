@@ -102,7 +102,7 @@ def check_tensors(scheme: Scheme, tensors: Mapping[str, Tensor], out_features: i
 def _stored_factor(name: str, values: Float[Tensor, "rank features"], scheme: Scheme) -> dict[str, Tensor]:
     if scheme.factor_bits == 16:
         return {name: values.to(torch.bfloat16).contiguous()}
-    codes = round_with_searched_scales(values.float(), scheme.factor_bits, scheme.group_size, None)
+    codes = round_with_searched_scales(values, scheme.factor_bits, scheme.group_size, None)
     return {name: pack_codes(codes.values, codes.bits), f"{name}_scales": codes.scales.contiguous()}
 
 

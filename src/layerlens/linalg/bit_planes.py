@@ -19,6 +19,8 @@ from torch import Tensor
 
 #: A row's codes come in multiples of this, so that every plane fills whole bytes.
 CODES_STEP = 8
+#: Codes that are packed at once: a table's own are as many bytes as memory has room for.
+_CODES_AT_ONCE = 1 << 22
 
 
 def planes_of(bits: int) -> tuple[int, ...]:
@@ -39,15 +41,21 @@ def pack_codes(values: Int8[Tensor, "rows padded"], bits: int) -> UInt8[Tensor, 
     if bits == 8:
         return values.contiguous().view(torch.uint8)
     rows, padded = values.shape
-    unsigned = (values + (1 << (bits - 1))).view(torch.uint8)
     packed = torch.empty(rows, padded * bits // 8, dtype=torch.uint8, device=values.device)
-    for width, shift, start in _planes(bits, padded):
-        size = padded * width // 8
+    step = max(1, _CODES_AT_ONCE // max(1, padded))
+    for start in range(0, rows, step):
+        _pack_into(packed[start : start + step], values[start : start + step], bits)
+    return packed
+
+
+def _pack_into(packed: UInt8[Tensor, "rows packed"], values: Int8[Tensor, "rows padded"], bits: int) -> None:
+    unsigned = (values + (1 << (bits - 1))).view(torch.uint8)
+    for width, shift, start in _planes(bits, values.shape[1]):
+        size = values.shape[1] * width // 8
         plane = packed[:, start : start + size].zero_()
         part = torch.bitwise_and(unsigned >> shift, (1 << width) - 1)
         for position, run in enumerate(part.split(size, dim=1)):
             plane |= run << (position * width)
-    return packed
 
 
 def unpack_codes(packed: UInt8[Tensor, "rows packed"], bits: int, padded: int) -> Int8[Tensor, "rows padded"]:

@@ -81,9 +81,14 @@ def second_order_rounding(
     values = weight.detach().float()
     if outputs is not None:
         return _rounded(values, inputs, outputs, bits, sweeps)
-    parts = [_rounded(rows, inputs, None, bits, sweeps) for rows in values.split(_ROWS_AT_ONCE)]
-    joined = torch.cat([part.values for part in parts]), torch.cat([part.scales for part in parts])
-    return replace(parts[0], values=joined[0], scales=joined[1])
+    padded = len(inputs.order)
+    codes = torch.empty(len(values), padded, dtype=torch.int8, device=values.device)
+    scales = torch.empty(len(values), padded // inputs.group_size, dtype=torch.bfloat16, device=values.device)
+    for start in range(0, len(values), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        part = _rounded(values[rows], inputs, None, bits, sweeps)
+        codes[rows], scales[rows] = part.values, part.scales
+    return Codes(codes, scales, bits, inputs.group_size, inputs.features)
 
 
 def _rounded(

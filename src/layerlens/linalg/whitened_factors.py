@@ -38,8 +38,9 @@ _LARGEST_DOUBLE = 512
 _RIDGE = 1e-6
 #: Directions below this share of the leading one are rounding.
 _DROWNED = {torch.float64: 1e-12, torch.float32: 1e-10}
-#: Columns from which on a matrix is a table, whose long side is gone through in parts of so many columns.
-_LONG, _COLUMNS_AT_ONCE = 16_384, 4096
+#: Columns from which on a matrix is a table, whose long side is gone through in parts of so many columns, and its factors so many
+#: numbers at a time.
+_LONG, _COLUMNS_AT_ONCE, _NUMBERS_AT_ONCE = 16_384, 4096, 1 << 23
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -94,17 +95,29 @@ def _factors(weight: Float32[Tensor, "rows columns"], inner: Metric, outer: Metr
     root = None if outer is None else _root(outer)
     is_iterated = len(weight) >= _SMALLEST_ITERATED and rank + OVERSAMPLING <= _LARGEST_SHARE * len(weight)
     found = _iterated(weight, inner, root, rank, energy) if is_iterated else None
+    if found is None and weight.shape[1] >= _LONG and (inner is None or inner.dim() == 1):
+        down = _decomposed_long(weight, inner, root, rank)
+        values, seen = _seen_long(weight, inner, down)
+        return _priced(down, values, seen, outer, energy)
     dtype = torch.float64 if is_iterated or len(weight) <= _LARGEST_DOUBLE else torch.float32
-    if weight.shape[1] >= _LONG and (inner is None or inner.dim() == 1):
-        down, weighted = found or _decomposed_long(weight, inner, root, rank)
-    else:
-        down, weighted = found or _decomposed(weight, inner, root, rank, dtype)
-    values = (down * weighted).sum(0, dtype=torch.float64)
-    is_kept = values > _DROWNED[down.dtype] * values.amax().clamp_min(_TINY) if rank else values > 0
-    up = (weight.to(down.dtype) @ weighted) * torch.where(is_kept, 1.0 / values, 0.0).to(down.dtype)
+    across, weighted = found or _decomposed(weight, inner, root, rank, dtype)
+    values = (across * weighted).sum(0, dtype=torch.float64)
+    return _priced(across.t(), values, weight.to(across.dtype) @ weighted, outer, energy)
+
+
+def _priced(
+    down: Float[Tensor, "rank large"],
+    values: Float64[Tensor, " rank"],
+    seen: Float[Tensor, "small rank"],
+    outer: Metric,
+    energy: float,
+) -> Factors:
+    """The factors of a `down`, with the diagonal of Θ = down A downᵀ and W A downᵀ."""
+    is_kept = values > _DROWNED[down.dtype] * values.amax().clamp_min(_TINY) if len(values) else values > 0
+    up = seen * torch.where(is_kept, 1.0 / values, 0.0).to(down.dtype)
     gains = values * is_kept * (up.double() * (up if outer is None else _times(outer.to(up.dtype), up))).sum(0)
     losses = 0.5 * (energy - torch.cat([gains.new_zeros(1), gains.clamp_min(0.0).cumsum(0)])).clamp_min(0.0)
-    return Factors(up=up.t().float().contiguous(), down=down.t().float().contiguous(), loss_of_rank=losses)
+    return Factors(up=up.t().float().contiguous(), down=down.float().contiguous(), loss_of_rank=losses)
 
 
 def _iterated(weight: Float32[Tensor, "small large"], inner: Metric, root: Metric, rank: int, energy: float) -> Seen | None:
@@ -123,19 +136,40 @@ def _decomposed(weight: Float32[Tensor, "small large"], inner: Metric, root: Met
     return Seen(down, down if inner is None else _times(inner.to(dtype), down))
 
 
-def _decomposed_long(weight: Float32[Tensor, "small large"], inner: Metric, root: Metric, rank: int) -> Seen:
-    """The same for a table's long side: beside what is returned nothing has as many columns, and only the Gram is float64."""
+def _decomposed_long(
+    weight: Float32[Tensor, "small large"], inner: Metric, root: Metric, rank: int
+) -> Float32[Tensor, "rank large"]:
+    """`down` of a table's long side: beside it nothing has as many columns, and only the Gram is float64."""
+    gram = _gram_long(weight, inner)
+    if root is not None:
+        double = root.double()
+        gram = _times(double.t(), _times(double.t(), gram).t())
+    vectors = torch.linalg.eigh((gram + gram.t()) / 2)[1].flip(1)[:, :rank]
+    return (vectors if root is None else _times(double, vectors)).float().t() @ weight
+
+
+def _gram_long(weight: Float32[Tensor, "small large"], inner: Metric) -> Float64[Tensor, "small small"]:
+    """W A Wᵀ."""
     gram = torch.zeros(len(weight), len(weight), dtype=torch.float64, device=weight.device)
     for start in range(0, weight.shape[1], _COLUMNS_AT_ONCE):
         columns = slice(start, start + _COLUMNS_AT_ONCE)
         part = weight[:, columns].double()
         gram += (part if inner is None else part * inner[columns]) @ part.t()
-    if root is not None:
-        double = root.double()
-        gram = _times(double.t(), _times(double.t(), gram).t())
-    vectors = torch.linalg.eigh((gram + gram.t()) / 2)[1].flip(1)[:, :rank]
-    down = weight.t() @ (vectors if root is None else _times(double, vectors)).float()
-    return Seen(down, down if inner is None else _times(inner, down))
+    return gram
+
+
+def _seen_long(
+    weight: Float32[Tensor, "small large"], inner: Metric, down: Float32[Tensor, "rank large"]
+) -> tuple[Float64[Tensor, " rank"], Float32[Tensor, "small rank"]]:
+    """The diagonal of down A downᵀ, and W A downᵀ, by a few rows of `down` at a time."""
+    values, seen = torch.empty(len(down), dtype=torch.float64, device=down.device), down.new_empty(len(weight), len(down))
+    step = max(1, _NUMBERS_AT_ONCE // weight.shape[1])
+    for start in range(0, len(down), step):
+        some = slice(start, start + step)
+        weighted = down[some] if inner is None else down[some] * inner
+        values[some] = (down[some] * weighted).sum(1, dtype=torch.float64)
+        seen[:, some] = weight @ weighted.t()
+    return values, seen
 
 
 def _energy(weight: Float32[Tensor, "small large"], inner: Metric, outer: Metric) -> float:

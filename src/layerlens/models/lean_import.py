@@ -1,4 +1,4 @@
-"""Importing transformers without the packages that it takes names from and a profile never uses.
+"""Importing transformers without the packages that it takes names from and a streamed command never uses.
 
 `from PACKAGE import NAME` in a module of transformers gives a stand-in (`lean_stand_in.py`), which imports the package at its
 first use: scipy's optimiser for the losses of object detectors, tensors over several machines, other people's quantisers, a
@@ -20,6 +20,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
+from layerlens.config import CompressConfig
 from layerlens.models.lean_stand_in import StandIn
 from layerlens.models.lean_torch import DYNAMO, ON_PLAIN, SHAPES, DynamoInName, ModuleInName, watch_dynamo
 
@@ -45,8 +46,8 @@ _ASKED_FOR = {"BlockMask", "DTensor"}
 
 
 def import_lean_for(config: object) -> None:
-    """Do so where a command's config caps its memory or keeps its model on disk; before anything imports transformers."""
-    execution = getattr(config, "execution", None)
+    """Do so where a command's config caps its memory or its model stays on disk; before anything imports transformers."""
+    execution = "stream" if isinstance(config, CompressConfig) else getattr(config, "execution", None)
     if execution == "stream" or (execution != "memory" and getattr(config, "max_memory", None) is not None):
         import_lean()
 

@@ -24,8 +24,9 @@ from layerlens.errors import UnsupportedModelError
 from layerlens.linalg.token_mixing import TokenMixer
 from layerlens.models.sequences import as_sequences
 from layerlens.profiling.calibration import CalibrationBatch
-from layerlens.profiling.spaces import Space, Tokens, choose_space, input_groups
+from layerlens.profiling.spaces import Space, Tokens, choose_space
 from layerlens.profiling.statistics_spaces import empty_statistics
+from layerlens.streaming.settings import input_groups
 
 
 @dataclass(frozen=True)

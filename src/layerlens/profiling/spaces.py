@@ -19,6 +19,7 @@ from layerlens.artifacts.layers import LayerSpec
 from layerlens.linalg.gram import gram_bytes, keeps_rows
 from layerlens.linalg.kronecker_sketch import SKETCH_SIZE
 from layerlens.profiling.calibration import CalibrationBatch
+from layerlens.streaming.settings import input_groups
 
 #: An eigendecomposition of an n × n matrix takes the time of that many × n³ multiply-adds of a float32 product (measured on one
 #: x86 core: 0.09–0.12 ns × n³ in float32 and 0.21–0.23 in float64, where a product takes 0.021 and 0.040 ns).
@@ -120,14 +121,6 @@ def curve_bytes(layers: Sequence[LayerSpec], tokens: Tokens, *, space: Space | N
         _token_work(group, tokens) if (space or choose_space(group, tokens)) is Space.TOKENS else _feature_work(group, tokens)
         for group in input_groups(layers)
     )
-
-
-def input_groups(layers: Sequence[LayerSpec]) -> list[list[LayerSpec]]:
-    """Layers that read the same input, together."""
-    groups: dict[str, list[LayerSpec]] = {}
-    for spec in layers:
-        groups.setdefault(spec.input_group, []).append(spec)
-    return list(groups.values())
 
 
 def _mixed_rows(tokens: Tokens) -> int:

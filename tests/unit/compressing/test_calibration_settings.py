@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from layerlens.compressing.calibration_settings import Demand, choose_settings, group_bytes, input_groups, settings_begun_with
+from layerlens.compressing.calibration_settings import Demand, choose_settings, group_bytes, settings_begun_with
 from layerlens.compressing.matrices import Matrix, Place
 from layerlens.errors import ConfigError
+from layerlens.streaming.settings import input_groups
 from layerlens.words import Role
 
 GIB = 1 << 30

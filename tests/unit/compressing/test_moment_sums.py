@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from layerlens.compressing.moment_sums import SKETCH_ROWS, FittedSum, HeldRoot, fitted_bytes, held_bytes, sized
+from layerlens.compressing import moment_sums
+from layerlens.compressing.moment_sums import SKETCH_ROWS, FittedSum, HeldRoot, fitted_bytes, held_bytes, sized, squares
 
 
 @pytest.mark.parametrize("is_full", [True, False])
@@ -17,6 +18,16 @@ def test_fitted_moments_are_the_sum_at_the_trace_that_is_asked_for(is_full: bool
         sums.add(some)
     expected = rows.T @ rows * (3.0 / float(rows.square().sum()))
     torch.testing.assert_close(sums.moments(3.0), expected if is_full else expected.diagonal(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(9,), (7, 5), (7, 3, 5), (0, 5)])
+@pytest.mark.parametrize("at_once", [1, 20, 1000])
+def test_squares_are_those_of_all_values_however_few_are_taken_at_once(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], at_once: int
+) -> None:
+    monkeypatch.setattr(moment_sums, "_SQUARED", at_once)
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert squares(values) == pytest.approx(float(values.double().square().sum()), rel=1e-6)
 
 
 @pytest.mark.parametrize("is_full", [True, False])

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from layerlens.artifacts.compression import Option, Rounding
 from layerlens.artifacts.formats import KEEP, Format, Scheme, integer, integer_low_rank, low_rank, size_bytes
+from layerlens.compressing import moment_sums, option_grid, pricing
+from layerlens.compressing import options as solving
 from layerlens.compressing.option_grid import OptionGrid
 from layerlens.compressing.options import (
     Solved,
@@ -19,6 +21,8 @@ from layerlens.compressing.options import (
 )
 from layerlens.compressing.pricing import Pricer
 from layerlens.compressing.sensitivity import PriceTerm, Sensitivity, idle_sensitivity
+from layerlens.linalg import bit_planes, nearest_rounding, second_order_rounding, whitened_factors
+from tests.unit.allocations import peak_bytes
 
 OUT, IN = 96, 160
 
@@ -111,6 +115,33 @@ def test_a_matrix_smaller_than_a_step_of_ranks_has_integers_alone() -> None:
     sensitivity = Sensitivity(A, torch.ones(10), (PriceTerm(torch.ones(10), right),), inputs=right)
     solved = solve_matrix(torch.randn(10, 24), sensitivity, 2, OptionGrid())
     assert {o.scheme.format for o in solved.options} == {Format.KEEP, Format.INTEGER}
+
+
+def test_a_table_is_solved_without_a_second_one_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, columns = 2000, 128
+    for module, name, value in (
+        (option_grid, "_TABLE_ROWS", rows),
+        (solving, "_ROWS_AT_ONCE", 64),
+        (pricing, "_ROWS", 64),
+        (pricing, "_WEIGHTED", 4 * rows),
+        (moment_sums, "_SQUARED", 64 * columns),
+        (bit_planes, "_CODES_AT_ONCE", 64 * columns),
+        (nearest_rounding, "_ELEMENTS_AT_ONCE", 64 * columns),
+        (second_order_rounding, "_ROWS_AT_ONCE", 100),
+        (whitened_factors, "_LONG", rows),
+        (whitened_factors, "_COLUMNS_AT_ONCE", 64),
+        (whitened_factors, "_NUMBERS_AT_ONCE", 4 * rows),
+    ):
+        monkeypatch.setattr(module, name, value)
+    torch.manual_seed(0)
+    weight, (A, right), shares = torch.randn(rows, columns), gram_and_root(columns, 1), torch.rand(rows)
+    sensitivity = Sensitivity(A, shares, (PriceTerm(shares, right[:64]),), seen_rows=shares)
+    grid = OptionGrid(widths=(8,), sweeps=0, two_sided_widths=(), corrected_widths=())
+    found: list[Solved] = []
+    # Beside the table: 8-bit codes, a quarter of it; two pairs of factors in bfloat16, a fifth each; one of them in float32.
+    assert peak_bytes(lambda: found.append(solve_matrix(weight, sensitivity, 4, grid))) < 1.6 * weight.nbytes
+    assert {option.rounding for option in found[0].options} == set(Rounding)
+    assert found[0].spectrum_rank > 1.0
 
 
 def test_the_effective_rank_of_equal_directions_is_their_number() -> None:

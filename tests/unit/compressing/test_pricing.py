@@ -57,6 +57,7 @@ def test_an_error_costs_the_quadratic_form(monkeypatch: pytest.MonkeyPatch, kind
 @pytest.mark.parametrize("rows", [7, 1000])
 def test_every_rank_costs_what_its_product_does(monkeypatch: pytest.MonkeyPatch, kind: type, rows: int) -> None:
     monkeypatch.setattr(pricing, "_ROWS", rows)
+    monkeypatch.setattr(pricing, "_WEIGHTED", rows * 24)
     weight, sensitivity = kind()
     left, values, right = torch.linalg.svd(weight)
     up, down = (left[:, :20] * values[:20]).T, right[:20]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from layerlens.linalg import bit_planes
 from layerlens.linalg.bit_planes import gather_codes, pack_codes, planes_of, unpack_codes
 
 
@@ -45,6 +46,14 @@ def test_every_code_lies_where_the_layout_says(bits: int) -> None:
     codes = _codes(3, 48, bits)
     packed = pack_codes(codes, bits).numpy()
     assert [[_code_at(packed, bits, 48, row, column) for column in range(48)] for row in range(3)] == codes.tolist()
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2])
+def test_rows_that_are_packed_a_few_at_a_time_lie_there_too(monkeypatch: pytest.MonkeyPatch, rows_at_once: int) -> None:
+    monkeypatch.setattr(bit_planes, "_CODES_AT_ONCE", 48 * rows_at_once)
+    codes = _codes(5, 48, 7)
+    packed = pack_codes(codes, 7).numpy()
+    assert [[_code_at(packed, 7, 48, row, column) for column in range(48)] for row in range(5)] == codes.tolist()
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

@@ -80,6 +80,7 @@ def test_large_grams_are_factored_in_float32_to_the_same_numbers(monkeypatch: py
     inner = gram(64)
     double = input_feedback(inner, _GROUP)
     monkeypatch.setattr(module, "_LARGEST_DOUBLE", 0)
+    monkeypatch.setattr(module, "_TURNED_AT_ONCE", 100)
     single = input_feedback(inner, _GROUP)
     torch.testing.assert_close(single.unit, double.unit, rtol=1e-3, atol=1e-4)
 

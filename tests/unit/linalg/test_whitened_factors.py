@@ -123,6 +123,7 @@ def test_the_long_side_of_a_table_is_gone_through_in_parts(monkeypatch: pytest.M
     outer = _outer(outer_kind, 45)
     monkeypatch.setattr(module, "_LONG", 30)
     monkeypatch.setattr(module, "_COLUMNS_AT_ONCE", 7)
+    monkeypatch.setattr(module, "_NUMBERS_AT_ONCE", 3 * 45)
     for found, metric in ((whitened_factors(values, inner, outer, 100), inner), (plain_factors(values, 100), torch.eye(20))):
         full = outer.diag() if outer is not None and metric is inner else None
         best = _best(values, metric, full)

@@ -125,7 +125,7 @@ def test_where_transformers_is_there_already_nothing_is_put_off() -> None:
         (CompressConfig(size="1GB", max_memory="1GB"), True),
         (ProfilingConfig(max_memory="1GB", execution="memory"), False),
         (ProfilingConfig(), False),
-        (CompressConfig(size="1GB"), False),
+        (CompressConfig(size="1GB"), True),
         (OptimizationConfig(max_trainable_params=1), False),
         (None, False),
     ],

@@ -16,7 +16,6 @@ from layerlens.profiling.spaces import (
     curve_bytes,
     expected_tokens,
     feature_cost,
-    input_groups,
     statistics_bytes,
     token_cost,
 )
@@ -51,7 +50,6 @@ def test_layers_that_share_an_input_share_its_cost() -> None:
     three = [_spec(512, 512, name) for name in ("q", "k", "v")]
     for cost in (token_cost, feature_cost):
         assert cost(three, Tokens(300, 300)) < 3 * cost(three[:1], Tokens(300, 300))
-    assert [[spec.layer for spec in group] for group in input_groups([*three, _spec(4, 4, "o", "o")])] == [["q", "k", "v"], ["o"]]
 
 
 def test_expected_tokens_count_padding_and_gram_rows() -> None:

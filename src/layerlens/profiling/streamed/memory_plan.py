@@ -16,17 +16,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from layerlens.artifacts.layers import LayerSpec
-from layerlens.errors import ConfigError
 from layerlens.linalg.singular_values import singular_values_bytes
 from layerlens.models.streamed.weight_source import SLICE_BYTES
-from layerlens.profiling.spaces import Tokens, curve_bytes, input_groups, statistics_bytes
-from layerlens.streaming.boundaries import fewest_slots, most_slots
+from layerlens.profiling.spaces import Tokens, curve_bytes, statistics_bytes
 from layerlens.streaming.memory_guard import libraries_bytes
+from layerlens.streaming.settings import LOSS_TOKENS, fastest_within, halvings, input_groups, slots_within
 
 #: What the C library holds on to between two uses, and what the estimates below leave out.
 _SLACK_BYTES = 88 << 20
-#: Tokens that run through a language model's head together, at most: more make no product faster.
-_LOSS_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -121,45 +118,23 @@ def choose_settings(demand: Demand, *, max_memory: int | None, max_store: int) -
     Raises:
         ConfigError: Nothing fits; says the least that would.
     """
-    num_blocks = len(demand.layers)
-    least_store = fewest_slots(num_blocks, demand.num_labels) * demand.slot_bytes
-    if max_store < least_store:
-        raise ConfigError(
-            f"--max-store {max_store / 2**20:,.0f} MiB is too little for the hidden states of these samples; the least that "
-            f"would do is {-(-least_store // 2**20):,} MiB, or take fewer or shorter samples"
-        )
-    num_slots = min(max_store // max(1, demand.slot_bytes), most_slots(num_blocks, demand.num_labels))
+    num_slots = slots_within(max_store, demand.slot_bytes, len(demand.layers), demand.num_labels)
     candidates = [
         StreamSettings(at_once, holds_weights, num_sweeps, num_slots, loss_tokens, max_memory)
         for num_sweeps in range(1, 1 + max(len(input_groups(block)) for block in demand.layers))
         for holds_weights in (True, False)
-        for at_once in _halvings(demand.most_tokens, demand.longest)
-        for loss_tokens in _halvings(min(at_once, _LOSS_TOKENS), demand.longest)
+        for at_once in halvings(demand.most_tokens, demand.longest)
+        for loss_tokens in halvings(min(at_once, LOSS_TOKENS), demand.longest)
     ]
     if max_memory is None:
         return candidates[0]
-    for settings in sorted(candidates, key=_slowness):
-        if demand.peak(settings) <= max_memory:
-            return settings
-    least = min(demand.peak(settings) for settings in candidates)
-    raise ConfigError(
-        f"--max-memory {max_memory / 2**20:,.0f} MiB is too little to profile this model; the least that would do is about "
-        f"{-(-least // 2**20):,} MiB"
-    )
+    return fastest_within(candidates, max_memory, peak=demand.peak, slowness=_slowness, purpose="profile")
 
 
 def _slowness(settings: StreamSettings) -> float:
     """Relative time: sweeps recompute, small parts read weights more often and run products less well."""
     reads = 0.0 if settings.holds_weights else 200.0 / settings.tokens_at_once
     return 2.0 + 2.0 * settings.num_sweeps + 64.0 / settings.tokens_at_once + reads + 16.0 / settings.loss_tokens
-
-
-def _halvings(most: int, least: int) -> list[int]:
-    """`most`, and every half of it that is not under `least`."""
-    values = [max(most, least)]
-    while values[-1] // 2 >= least:
-        values.append(values[-1] // 2)
-    return values
 
 
 def _spectrum_bytes(spec: LayerSpec) -> int:
