@@ -46,6 +46,16 @@ def test_an_unknown_model_is_named(run: Run, table: Path, tmp_path: Path) -> Non
     refused(profile(run, tmp_path / "nowhere", table, tmp_path / "out"), "nowhere")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_an_accelerator_that_is_not_here_is_told(run: Run, model: Path, table: Path, tmp_path: Path) -> None:
+    refused(
+        profile(run, model, table, tmp_path / "out", "--device", "cuda"),
+        "--device cuda",
+        "finds no CUDA device",
+        "leave --device out",
+    )
+
+
 def test_a_folder_without_config_is_named(run: Run, model: Path, table: Path, tmp_path: Path) -> None:
     (model / "config.json").unlink()
     refused(profile(run, model, table, tmp_path / "out"), "config.json")

@@ -162,6 +162,9 @@ class Timing(Frozen):
     blocks: list[BlockTiming]
     latency: dict[str, LatencyModel] = Field(description="by layer; layers of one shape share a measurement")
     stages: dict[str, float] = Field(default={}, description="seconds of each stage of the profile")
+    peak_device_bytes: int | None = Field(
+        default=None, ge=0, description="most memory of the accelerator that was taken at once; none on a processor"
+    )
 
 
 def save_profile(folder: Path, profile: Profile, arrays: dict[str, np.ndarray], timing: Timing | None) -> None:

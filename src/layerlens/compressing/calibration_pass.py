@@ -6,8 +6,7 @@
     table     embeddings again; gradient of boundary 0 ──► moments of the word embedding
 
 Gradients are those of the sum of every sample's negative log-likelihoods, at labels drawn from the model's own distribution with
-seeds of their own: the true Fisher, whatever the data's labels are. Each step reads only what earlier steps wrote and writes
-elsewhere, so it can be done again from its start.
+seeds of their own: the true Fisher, whatever the data's labels are. The forward step is that of `StreamedSteps`.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from torch import Tensor, nn
 from layerlens.compressing.calibration_samples import CalibrationSamples, Tokens, num_predictions
 from layerlens.compressing.layer_moments import LayerMoments
 from layerlens.compressing.matrices import Matrix, Place
-from layerlens.compressing.moment_capture import MomentCapture, as_sequences
+from layerlens.compressing.moment_capture import MomentCapture
 from layerlens.compressing.outside_moments import OutputCapture, OutputMoments, TableMoments
 from layerlens.errors import NotFiniteError, UnsupportedModelError
-from layerlens.models.first_not_finite import first_not_finite_layer
-from layerlens.models.frozen import frozen
 from layerlens.models.replaced_forward import replaced_forwards
+from layerlens.models.sequences import as_sequences
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.streaming.activation_store import ActivationStore
 from layerlens.streaming.samples import Part, Samples
+from layerlens.streaming.steps import StreamedSteps
 from layerlens.words import TaskKind
 
 
-class CalibrationPass:
+class CalibrationPass(StreamedSteps):
     """Steps of the pass over one set of samples.
 
     Args:
@@ -58,28 +57,8 @@ class CalibrationPass:
         loss_tokens: int = 1 << 60,
         after_part: Callable[[], None] = lambda: None,
     ) -> None:
-        self._model, self._calibration, self._parts, self._store = model, calibration, parts, store
-        self._holds_weights, self._loss_tokens, self._after_part = holds_weights, loss_tokens, after_part
-
-    def forward(self, block: int, source: int | None, target: int) -> None:
-        """Run a block over all samples.
-
-        Args:
-            block: Position of the block.
-            source: Slot of its input; None for the embeddings' output.
-            target: Slot of its output.
-
-        Raises:
-            NotFiniteError: an output is NaN or infinite; names the first layer where it arises.
-        """
-        with frozen(self._model.model), self._model.held(block, is_wanted=self._holds_weights), torch.no_grad():
-            for part in self._parts.parts():
-                hidden = self._hidden(part, source)
-                output = self._model.skeleton.call(block, hidden, self._parts.call(part, block))
-                if not bool(torch.isfinite(output).all()):
-                    raise NotFiniteError(self._not_finite(block, hidden, part))
-                self._store.write(target, part.batch, part.samples.start, output)
-                self._after_part()
+        super().__init__(model, parts, store, holds_weights=holds_weights, loss_tokens=loss_tokens, after_part=after_part)
+        self._calibration = calibration
 
     def loss(self, source: int, target: int, heads: Sequence[Matrix]) -> HeadMoments:
         """Run what comes after the blocks, and back to the last hidden state.
@@ -95,15 +74,15 @@ class CalibrationPass:
         task = self._calibration.task
         kind, generator = task.info.kind, torch.Generator()
         found = HeadMoments(self._model, heads)
-        with frozen(self._model.model), found.hooked():
+        with self._step(), found.hooked():
             # A language model's labels are drawn token by token, so a batch may be cut; others draw for a whole batch at once.
-            for part in self._parts.parts(self._loss_tokens if kind is TaskKind.CAUSAL_LM else 1 << 60):
+            for part, take in self._parts([source], self._loss_tokens if kind is TaskKind.CAUSAL_LM else 1 << 60):
                 batch = self._calibration.batches[part.batch]
                 if part.samples.start == 0:
                     generator.manual_seed(batch.seed)
                 tokens = Tokens.of(part, batch)
                 found.start(tokens)
-                hidden = self._store.read(source, part.batch, part.samples.start, part.samples.stop).requires_grad_()
+                hidden = take(source).requires_grad_()
                 with torch.enable_grad():
                     output = self._model.skeleton.finish(part.inputs, hidden)
                     drawn = task.sample_labels(output, part.values, generator)
@@ -114,7 +93,7 @@ class CalibrationPass:
                 found.num_predictions += float(terms.sum())
                 found.take(output, part, tokens)
                 gradient = torch.zeros_like(hidden) if hidden.grad is None else hidden.grad
-                self._store.write(target, part.batch, part.samples.start, gradient)
+                self._placement.write(self._store, target, part, gradient)
                 del output, losses, hidden, gradient
                 self._after_part()
         return found
@@ -137,18 +116,18 @@ class CalibrationPass:
         """
         modules = self._model.layers_of(block)
         capture = MomentCapture({layer: modules[layer] for layer in layers})
-        with frozen(self._model.model), self._model.held(block, is_wanted=self._holds_weights), capture.hooked():
-            for part in self._parts.parts():
+        with self._step(), self._held(block), capture.hooked():
+            for part, take in self._parts([source, gradient]):
                 capture.start(Tokens.of(part, self._calibration.batches[part.batch]))
-                hidden = self._hidden(part, source)
+                hidden = self._hidden(part, take, source)
                 if target is not None:
                     hidden.requires_grad_()
                 with torch.enable_grad():
-                    output = self._model.skeleton.call(block, hidden, self._parts.call(part, block))
-                output.backward(self._store.read(gradient, part.batch, part.samples.start, part.samples.stop))
+                    output = self._model.skeleton.call(block, hidden, self._samples.call(part, block))
+                output.backward(take(gradient))
                 if target is not None:
                     grad = torch.zeros_like(hidden) if hidden.grad is None else hidden.grad
-                    self._store.write(target, part.batch, part.samples.start, grad)
+                    self._placement.write(self._store, target, part, grad)
                 del output, hidden
                 self._after_part()
         if missing := [layer for layer in layers if layer not in capture.moments]:
@@ -164,11 +143,11 @@ class CalibrationPass:
         """
         found = TableMoments(matrix.out_features, matrix.in_features)
         module = self._model.model.get_submodule(matrix.layer)
-        with frozen(self._model.model):
-            for part in self._parts.parts():
+        with self._step():
+            for part, take in self._parts([gradient]):
                 calls: list[tuple[Tensor, Tensor]] = []
                 hidden = self._entered(part, module, calls)
-                hidden.backward(self._store.read(gradient, part.batch, part.samples.start, part.samples.stop))
+                hidden.backward(take(gradient))
                 tokens = Tokens.of(part, self._calibration.batches[part.batch])
                 for ids, output in calls:
                     if output.grad is not None:
@@ -204,11 +183,6 @@ class CalibrationPass:
             raise UnsupportedModelError("the first block does not read the word embedding; such a model cannot be compressed")
         return entered[0]
 
-    def _hidden(self, part: Part, source: int | None) -> Tensor:
-        if source is None:
-            return self._parts.entry(part).hidden.clone()
-        return self._store.read(source, part.batch, part.samples.start, part.samples.stop)
-
     def _check_losses(self, losses: Tensor, samples: Sequence[int]) -> None:
         bad = (~torch.isfinite(losses.detach())).nonzero()
         if len(bad):
@@ -217,13 +191,6 @@ class CalibrationPass:
                 f"the loss of sample {sample} is {float(losses[int(bad[0])])}: it arises after the last block, in the head or "
                 "the loss; check its text and the head's weights"
             )
-
-    def _not_finite(self, block: int, hidden: Tensor, part: Part) -> str:
-        path = self._model.layout.blocks[block].path
-        module, call = self._model.model.get_submodule(path), self._parts.call(part, block)
-        name = first_not_finite_layer(module, lambda: self._model.skeleton.call(block, hidden, call))
-        where = path if name is None else f"{path}.{name}"
-        return f"the output of {where} is NaN or infinite, the first of the model that is; check the model's weights"
 
 
 class _EnteredError(Exception):

@@ -21,7 +21,7 @@ from layerlens.compressing.layer_moments import InputMoments, LayerMoments
 from layerlens.compressing.moment_sums import squares
 from layerlens.errors import NotFiniteError, UnsupportedModelError
 from layerlens.linalg.per_sample_norms import ghost_norms, is_ghost_cheaper_alone, token_gram
-from layerlens.models.sequences import as_sequences as as_sequences
+from layerlens.models.sequences import as_sequences
 
 #: Seed of an input's own sketch, beside those of `LayerMoments`.
 _INPUT = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -52,6 +52,9 @@ class ProfilingConfig(DataConfig):
     proxy_rank: int = Field(default=4, gt=0, description="rank of a proxy's adapter")
     proxy_learning_rate: float = Field(default=2e-3, gt=0, description="learning rate of a proxy")
     threads: int | None = Field(default=None, gt=0, description="processor threads; torch's own choice if not given")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="what computes: the processor, an accelerator, or an accelerator where there is one"
+    )
     execution: Literal["auto", "memory", "stream"] = Field(
         default="auto", description="hold the model in memory, stream it block by block, or stream what would not fit comfortably"
     )
@@ -63,6 +66,10 @@ class ProfilingConfig(DataConfig):
         gt=0,
         description="disk for hidden states while streaming at most; with less, blocks are computed again more often",
     )
+
+    def record(self) -> dict[str, Any]:
+        """The options as a profile and its folder keep them: an accelerator is named, since it changes the numbers."""
+        return self.model_dump(mode="json", exclude=None if self.device == "cuda" else {"device"})
 
     @model_validator(mode="after")
     def _weights_name_metrics(self) -> ProfilingConfig:

@@ -112,7 +112,7 @@ def assemble_profile(
         mean_length=sum(measured.lengths) / len(measured.lengths),
         base_loss=float(measured.losses.mean()),
         seed=config.seed,
-        config=config.model_dump(mode="json"),
+        config=config.record(),
         command=command,
         versions=installed_versions(*_PACKAGES),
         warnings=warnings,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ from layerlens.data.example import Batch, Example
 from layerlens.data.partition import Partition
 from layerlens.data.task import Task
 from layerlens.linalg.singular_values import singular_values
+from layerlens.models.devices import device_name
 from layerlens.models.head import describe_model
 from layerlens.models.load import TaskModel
 from layerlens.models.threads import threads
@@ -192,7 +192,7 @@ def _time(model: nn.Module, layout: ModelLayout, task: Task, batch: Batch, batch
     device = next(model.parameters()).device
     timed = time_model(model, layout.blocks, task, batch)
     return Timing(
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine(),
+        device=device_name(device),
         threads=torch.get_num_threads(),
         batch_size=batch_size,
         tokens_per_batch=num_tokens,

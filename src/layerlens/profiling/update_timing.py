@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import torch
 from torch import nn
+
+from layerlens.models.devices import seconds_now
 
 #: Parameters of the sample: with gradient and state 16 MB, more than the caches of a core hold.
 _NUM_PARAMETERS = 1 << 20
@@ -20,14 +20,8 @@ def update_seconds_per_parameter(device: torch.device) -> float:
     seconds = []
     for _ in range(2 + _REPEATS):
         parameter.grad = torch.ones_like(parameter)
-        start = _now(device)
+        start = seconds_now(device)
         nn.utils.clip_grad_norm_([parameter], 1.0)
         optimizer.step()
-        seconds.append(_now(device) - start)
+        seconds.append(seconds_now(device) - start)
     return float(np.median(seconds[2:])) / _NUM_PARAMETERS
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -30,12 +30,15 @@ class ActivationStore:
         shapes: (samples, tokens, hidden) of each batch.
         num_slots: Boundaries that it holds at once.
 
+    Attributes:
+        shapes: As given.
+
     Raises:
         ConfigError: the disk is too full, or the file cannot be made.
     """
 
     def __init__(self, path: Path, shapes: Sequence[tuple[int, int, int]], num_slots: int) -> None:
-        self.path, self._shapes = path, list(shapes)
+        self.path, self.shapes = path, list(shapes)
         self._offsets = [0]
         for samples, tokens, hidden in shapes:
             self._offsets.append(self._offsets[-1] + samples * tokens * hidden * _WIDTH)
@@ -80,8 +83,16 @@ class ActivationStore:
         Raises:
             ConfigError: the file has become shorter or cannot be read.
         """
-        _, tokens, hidden = self._shapes[batch]
-        values = torch.empty(stop - start, tokens, hidden)
+        values = torch.empty(stop - start, *self.shapes[batch][1:])
+        self.read_into(slot, batch, start, values)
+        return values
+
+    def read_into(self, slot: int, batch: int, start: int, values: Float[Tensor, "samples tokens hidden"]) -> None:
+        """Read samples of a batch, from number `start` on, into a contiguous float32 tensor on the host.
+
+        Raises:
+            ConfigError: as `read`.
+        """
         data = as_bytes(values)
         offset, done = self._offset(slot, batch, start), 0
         try:
@@ -94,7 +105,6 @@ class ActivationStore:
             raise ConfigError(
                 f"cannot read {self.path}: {error.strerror or error}; remove the folder and profile again"
             ) from error
-        return values
 
     def close(self) -> None:
         """Close the file and leave it."""
@@ -114,7 +124,7 @@ class ActivationStore:
         self.close()
 
     def _offset(self, slot: int, batch: int, start: int) -> int:
-        _, tokens, hidden = self._shapes[batch]
+        _, tokens, hidden = self.shapes[batch]
         return slot * self.slot_bytes + self._offsets[batch] + start * tokens * hidden * _WIDTH
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from layerlens.data.example import Batch, Example
+from layerlens.data.inference import to_device
 from layerlens.data.task import Task
 from layerlens.models.streamed.skeleton import BlockCall, Entry, Skeleton
 from layerlens.models.tensors_in import tensors
@@ -38,7 +39,7 @@ class Part:
 
 
 class Samples:
-    """Batches of samples, cut into parts.
+    """Batches of samples, cut into parts, on the model's device.
 
     Args:
         skeleton: The model's own code around its blocks.
@@ -82,7 +83,7 @@ class Samples:
     def parts(self, tokens_at_once: int | None = None) -> Iterator[Part]:
         """Every part of every batch, in order, of at most so many padded tokens; none for what the samples were made with."""
         for batch, num_samples in enumerate(self._sizes):
-            values = self.collated(batch)
+            values = to_device(self.collated(batch), self._skeleton.device)
             mask = self.task.token_mask(values)
             size = max(1, (tokens_at_once or self._tokens_at_once) // self.shapes[batch][1])
             for start in range(0, num_samples, size):
@@ -108,7 +109,8 @@ class Samples:
     def _shape(self, batch: int) -> tuple[int, int, int]:
         num_samples = self._sizes[batch]
         first = {name: _rows(value, slice(0, 1), num_samples) for name, value in self.collated(batch).items()}
-        _, tokens, hidden = self._skeleton.entry(self.task.model_inputs(first), is_blank=True).hidden.shape
+        inputs = to_device(self.task.model_inputs(first), self._skeleton.device)
+        _, tokens, hidden = self._skeleton.entry(inputs, is_blank=True).hidden.shape
         return num_samples, tokens, hidden
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from layerlens.config import ProfilingConfig
 from layerlens.errors import ConfigError
 from layerlens.models.checkpoint import Checkpoint
+from layerlens.models.devices import choose_device, free_device_bytes
 
 #: Interpreter and libraries, and what a pass over small batches adds to the model itself.
 _LIBRARIES = 600 << 20
@@ -33,7 +34,10 @@ def is_streamed(checkpoint: Checkpoint, config: ProfilingConfig) -> bool:
         return True
     free = available_bytes()
     limit = config.max_memory if config.max_memory is not None else None if free is None else int(free * _COMFORTABLE)
-    return limit is not None and needed > limit
+    if limit is not None and needed > limit:
+        return True
+    free = free_device_bytes(choose_device(config.device))
+    return free is not None and needed > free * _COMFORTABLE
 
 
 def in_memory_bytes(checkpoint: Checkpoint) -> int:

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch import OutOfMemoryError
+
 from layerlens.artifacts.profile import PROFILE_FILE, Profile, load_profile, save_profile
 from layerlens.artifacts.store import claim_folder, release_folder
 from layerlens.config import ProfilingConfig, output_path
 from layerlens.errors import ConfigError, LayerLensError
+from layerlens.models.devices import choose_device, device_name, forget_peak, peak_device_bytes
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.profiling.processes import Processes, leave_processes, started_processes
 from layerlens.profiling.run import assist_profile, profile_model
@@ -18,6 +22,7 @@ from layerlens.profiling.streamed.calibrated import measure_demand
 from layerlens.profiling.streamed.memory_plan import choose_settings
 from layerlens.profiling.streamed.run import profile_streamed
 from layerlens.progress import SILENT, Progress
+from layerlens.streaming.device_placement import placement_on
 from layerlens.workflow.open import Opened, open_profile_model
 
 #: Where a streamed profile keeps its hidden states and its journal until it is done.
@@ -64,6 +69,8 @@ def profile(
     config = config or ProfilingConfig()
     folder = output_path(out)
     processes = started_processes()
+    device = _device(config, processes)
+    config = config.model_copy(update={"device": device.type})
     opened = open_profile_model(model, data, config)
     if dry_run:
         return ProfileResult(folder, None, facts=_facts(opened, config))
@@ -72,7 +79,7 @@ def profile(
         "model": opened.checkpoint.id,
         "model_hash": opened.checkpoint.hash(),
         "data": data,
-        "config": config.model_dump(mode="json"),
+        "config": config.record(),
     }
     if not processes.is_first:
         return _assist(opened, config, folder, processes)
@@ -81,20 +88,24 @@ def profile(
         progress.note(f"{folder} already holds this profile")
         return ProfileResult(folder, found, seconds=timing.stages if timing else {})
     work = folder / WORK_FOLDER
+    forget_peak(device)
     try:
         if isinstance(opened.task_model, StreamedModel):
             _refuse_several(processes)
-            measured, arrays, timing = profile_streamed(
-                opened.task_model,
-                opened.data,
-                opened.part,
-                config,
-                work=work,
-                settings_for=partial(choose_settings, max_memory=config.max_memory, max_store=config.max_store),
-                command=command,
-                progress=progress,
-            )
+            with placement_on(device) as placement:
+                measured, arrays, timing = profile_streamed(
+                    opened.task_model,
+                    opened.data,
+                    opened.part,
+                    config,
+                    work=work,
+                    settings_for=partial(choose_settings, max_memory=config.max_memory, max_store=config.max_store),
+                    command=command,
+                    progress=progress,
+                    placement=placement,
+                )
         else:
+            opened.task_model.model.to(device)
             measured, arrays, timing = profile_model(
                 opened.task_model,
                 opened.layout,
@@ -105,14 +116,31 @@ def profile(
                 processes=processes,
                 progress=progress,
             )
+        if (peak := peak_device_bytes(device)) is not None:
+            timing = timing.model_copy(update={"peak_device_bytes": peak})
+            progress.note(f"computed on {timing.device}, with at most {peak / 2**30:.2f} GiB of its memory")
         save_profile(folder, measured, arrays, timing)
         shutil.rmtree(work, ignore_errors=True)
         leave_processes()
-    except LayerLensError:
+    except (LayerLensError, OutOfMemoryError) as error:
         shutil.rmtree(work, ignore_errors=True)
         release_folder(folder)
-        raise
+        if isinstance(error, LayerLensError):
+            raise
+        raise ConfigError(
+            f"the memory of {device_name(device)} is too small for this profile; give --execution stream, a smaller --batch-size "
+            "or --max-length, or --device cpu"
+        ) from error
     return ProfileResult(folder, measured, seconds=timing.stages)
+
+
+def _device(config: ProfilingConfig, processes: Processes) -> torch.device:
+    """Where the profile computes."""
+    if processes.count == 1:
+        return choose_device(config.device)
+    if config.device == "cuda":
+        raise ConfigError("several processes share a profile on processors; start one, or leave --device out")
+    return choose_device("cpu")
 
 
 def _assist(opened: Opened, config: ProfilingConfig, folder: Path, processes: Processes) -> ProfileResult:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from layerlens.artifacts.layers import ModelInfo, ModelLayout
@@ -55,6 +56,19 @@ class StreamedModel(TaskModel):
             for name, module in self.model.get_submodule(path).named_modules()
             if isinstance(module, StreamedLinear)
         }
+
+    def layers_outside(self) -> dict[str, StreamedLinear]:
+        """Streamed layers in no block, as a language model's head, by their full path."""
+        blocks = [block.path for block in self.layout.blocks]
+        modules = {name: module for name, module in self.model.named_modules() if isinstance(module, StreamedLinear)}
+        return {name: module for name, module in modules.items() if not is_under(name, blocks)}
+
+    def place(self, device: torch.device) -> None:
+        """Move what is in memory for good to a device; all is computed there from now on."""
+        self.model.to(device)
+        for module in self.model.modules():
+            if isinstance(module, StreamedLinear):
+                module.source.device = device
 
     @contextmanager
     def held(self, block: int, *, is_wanted: bool = True) -> Iterator[None]:

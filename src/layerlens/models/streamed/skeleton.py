@@ -63,6 +63,11 @@ class Skeleton:
         #: Whether a block gives back (hidden, …) instead of the hidden state alone; known after `probe`, which `entry` runs.
         self._gives_tuple: bool | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model's vectors are, and inputs have to be."""
+        return next(self.model.parameters()).device
+
     def probe(self, inputs: Mapping[str, Any]) -> Hidden:
         """Learn what a block gives back from one call of the first one; returns its output.
 

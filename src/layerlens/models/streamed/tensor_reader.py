@@ -7,6 +7,7 @@ likes, while a read leaves nothing behind but the tensor that was asked for (the
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -33,7 +34,7 @@ TORCH_DTYPES = {
 
 
 class TensorReader:
-    """Reads tensors by their name in a checkpoint; files are opened once and closed by `close`.
+    """Reads tensors by their name in a checkpoint, from any thread; files are opened once and closed by `close`.
 
     Args:
         tensors: Headers by name, from `open_checkpoint`.
@@ -42,6 +43,7 @@ class TensorReader:
     def __init__(self, tensors: Mapping[str, TensorHeader]) -> None:
         self._tensors = tensors
         self._descriptors: dict[Path, int] = {}
+        self._opening = threading.Lock()
 
     def header(self, name: str) -> TensorHeader:
         """What the file says of a tensor."""
@@ -65,28 +67,42 @@ class TensorReader:
         row = prod(header.shape[1:])
         return self._read(name, start * row, (length - start) * row).view(max(0, length - start), *header.shape[1:])
 
+    def read_into(self, name: str, out: Tensor) -> None:
+        """Read a whole tensor into a contiguous one on the host, of the same number and type of elements.
+
+        Raises:
+            CheckpointError: as `read`.
+        """
+        self._read_into(name, 0, out)
+
     def gather(self, name: str, rows: Sequence[int]) -> Tensor:
         """Read single rows of a matrix, in the order given."""
         row = prod(self._tensors[name].shape[1:])
-        out = torch.empty(len(rows), row, dtype=self._dtype(name))
+        out = torch.empty(len(rows), row, dtype=self.dtype(name))
         for position, index in enumerate(rows):
             self._read_into(name, index * row, out[position])
         return out.view(len(rows), *self._tensors[name].shape[1:])
 
     def close(self) -> None:
         """Close every file."""
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors.clear()
+        with self._opening:
+            for descriptor in self._descriptors.values():
+                os.close(descriptor)
+            self._descriptors.clear()
 
-    def _dtype(self, name: str) -> torch.dtype:
+    def dtype(self, name: str) -> torch.dtype:
+        """The type that a tensor is stored in.
+
+        Raises:
+            CheckpointError: it is none that torch computes with.
+        """
         header = self._tensors[name]
         if header.dtype not in TORCH_DTYPES:
             raise CheckpointError(f"{name} in {header.file} is stored as {header.dtype}; give the model in float weights")
         return TORCH_DTYPES[header.dtype]
 
     def _read(self, name: str, first: int, count: int) -> Tensor:
-        out = torch.empty(count, dtype=self._dtype(name))
+        out = torch.empty(count, dtype=self.dtype(name))
         self._read_into(name, first, out)
         return out
 
@@ -97,9 +113,10 @@ class TensorReader:
         buffer = as_bytes(out)
         offset, done = header.start + first * width, 0
         try:
-            descriptor = self._descriptors.get(header.file)
-            if descriptor is None:
-                descriptor = self._descriptors[header.file] = os.open(header.file, os.O_RDONLY)
+            with self._opening:
+                descriptor = self._descriptors.get(header.file)
+                if descriptor is None:
+                    descriptor = self._descriptors[header.file] = os.open(header.file, os.O_RDONLY)
             while done < len(buffer):
                 count = os.preadv(descriptor, [buffer[done:]], offset + done)
                 if count == 0:

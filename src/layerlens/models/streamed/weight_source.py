@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from layerlens.errors import CheckpointError
@@ -17,6 +18,8 @@ from layerlens.models.streamed.tensor_reader import TensorReader
 
 #: Bytes of a float32 slice: large enough for a matrix product at full speed, small beside any activation.
 SLICE_BYTES = 4 << 20
+#: The same on an accelerator, which needs more rows at once to be busy.
+_DEVICE_SLICE_BYTES = 128 << 20
 
 
 class WeightSource:
@@ -28,6 +31,8 @@ class WeightSource:
 
     Attributes:
         shape: As stored: [out_features, in_features], transposed for GPT-2's `Conv1D`.
+        num_bytes: As stored.
+        device: Where it is wanted.
     """
 
     def __init__(self, reader: TensorReader, name: str) -> None:
@@ -44,14 +49,23 @@ class WeightSource:
         """Whether the weight is in memory now."""
         return self._held is not None
 
-    def hold(self) -> None:
-        """Read the weight and keep it, as it is stored.
+    def hold(self, values: Tensor | None = None) -> None:
+        """Keep the weight as it is stored.
+
+        Args:
+            values: What `read_into` read, brought to the device; None to read it now.
 
         Raises:
             CheckpointError: it cannot be read, or holds NaN or infinities.
         """
-        if self._held is None:
-            self._held = self.read().to(self.device)
+        if self._held is not None:
+            return
+        if values is None:
+            values = self.read().to(self.device)
+        elif not self._is_checked:
+            self._check(values)
+            self._is_checked = True
+        self._held = values
 
     def release(self) -> None:
         """Let the weight go."""
@@ -75,12 +89,23 @@ class WeightSource:
         self._is_checked = True
         return values
 
+    def read_into(self, buffer: UInt8[Tensor, " bytes"]) -> Tensor:
+        """Read the matrix into a buffer of `num_bytes` on the host and give it back as it lies there; its values are not checked.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        staged = buffer.view(self._reader.dtype(self._name)).view(self.shape)
+        self._reader.read_into(self._name, staged)
+        return staged
+
     def slices(self) -> Iterator[tuple[slice, Tensor]]:
         """The matrix in float32, as row ranges of what is stored with their values."""
         if self._held is not None and self._held.dtype == torch.float32:
             yield slice(0, self.shape[0]), self._held
             return
-        step = max(1, SLICE_BYTES // (4 * self.shape[1]))
+        num_bytes = SLICE_BYTES if self.device.type == "cpu" else _DEVICE_SLICE_BYTES
+        step = max(1, num_bytes // (4 * self.shape[1]))
         for start in range(0, self.shape[0], step):
             rows = slice(start, min(start + step, self.shape[0]))
             if self._held is not None:

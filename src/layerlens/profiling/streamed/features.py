@@ -15,6 +15,7 @@ from layerlens.models.streamed.load import StreamedModel
 from layerlens.profiling.streamed.passes import StreamedPass
 from layerlens.progress import Progress
 from layerlens.streaming.activation_store import ActivationStore
+from layerlens.streaming.placement import Placement
 from layerlens.streaming.samples import Samples
 
 
@@ -29,6 +30,7 @@ class StreamedFeatures(Features):
         holds_weights: As `StreamedPass` takes it.
         after_part: As `StreamedPass` takes it.
         progress: Told of every block.
+        placement: As `StreamedPass` takes it.
     """
 
     def __init__(
@@ -41,10 +43,11 @@ class StreamedFeatures(Features):
         holds_weights: bool,
         after_part: Callable[[], None],
         progress: Progress,
+        placement: Placement,
     ) -> None:
         self._model, self._task, self._folder = model, task, folder
         self._tokens_at_once, self._holds_weights = tokens_at_once, holds_weights
-        self._after_part, self._progress = after_part, progress
+        self._after_part, self._progress, self._placement = after_part, progress, placement
         self._stores: list[ActivationStore] = []
 
     def prepare(self, batches: Sequence[Batch]) -> Callable[[int], AbstractContextManager[None]]:
@@ -52,14 +55,22 @@ class StreamedFeatures(Features):
         samples = Samples.of_batches(self._model.skeleton, self._task, batches, self._tokens_at_once)
         store = ActivationStore(self._folder / f"features-{len(self._stores)}.bin", samples.shapes, num_slots=2)
         self._stores.append(store)
-        steps = StreamedPass(self._model, samples, store, holds_weights=self._holds_weights, after_part=self._after_part)
+        steps = StreamedPass(
+            self._model,
+            samples,
+            store,
+            holds_weights=self._holds_weights,
+            after_part=self._after_part,
+            placement=self._placement,
+        )
         num_blocks = len(self._model.layout.blocks)
+        self._placement.follow(range(num_blocks))
         for block in self._progress.track(range(num_blocks), "features for the head", total=num_blocks):
             steps.forward(block, None if block == 0 else block % 2, (block + 1) % 2)
 
         @contextmanager
         def at(batch: int) -> Iterator[None]:
-            hidden: Tensor = store.read(num_blocks % 2, batch, 0, samples.shapes[batch][0])
+            hidden: Tensor = store.read(num_blocks % 2, batch, 0, samples.shapes[batch][0]).to(self._placement.device)
             with self._model.skeleton.finishing(hidden):
                 yield
 

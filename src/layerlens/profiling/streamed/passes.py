@@ -4,7 +4,7 @@
     loss      hidden of the last boundary ──► final norm, head, loss ──► gradient by that hidden state
     backward  hidden of boundary b, recomputed through block b; gradient of b + 1 ──► statistics of b's layers, gradient of b
 
-Each step reads only what earlier steps wrote and writes elsewhere, so it can be done again from its start.
+The forward step is that of `StreamedSteps`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from layerlens.artifacts.layers import LayerSpec
 from layerlens.errors import NotFiniteError
-from layerlens.models.first_not_finite import first_not_finite_layer
-from layerlens.models.frozen import frozen
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.profiling.calibration import CalibrationBatch
 from layerlens.profiling.capture import Capture
@@ -29,7 +26,9 @@ from layerlens.profiling.spaces import expected_tokens
 from layerlens.profiling.statistics import Statistics
 from layerlens.profiling.statistics_pass import check_norms, label_seed
 from layerlens.streaming.activation_store import ActivationStore
-from layerlens.streaming.samples import Part, Samples
+from layerlens.streaming.placement import Placement
+from layerlens.streaming.samples import Samples
+from layerlens.streaming.steps import StreamedSteps
 from layerlens.words import TaskKind
 
 
@@ -41,7 +40,7 @@ class Losses:
     num_terms: float
 
 
-class StreamedPass:
+class StreamedPass(StreamedSteps):
     """Steps of the pass over one set of samples.
 
     Args:
@@ -52,6 +51,7 @@ class StreamedPass:
         loss_tokens: Padded tokens that run through the head together; None for as many as through a block.
         after_part: Called after every part of every step; may raise to stop.
         sample_names: Position of each sample in the data set, for messages.
+        placement: Where blocks are computed, and the statistics kept; None for the processor.
     """
 
     def __init__(
@@ -64,30 +64,18 @@ class StreamedPass:
         loss_tokens: int | None = None,
         after_part: Callable[[], None] = lambda: None,
         sample_names: Sequence[int] = (),
+        placement: Placement | None = None,
     ) -> None:
-        self._model, self._samples, self._store = model, samples, store
-        self._holds_weights, self._loss_tokens = holds_weights, loss_tokens
-        self._after_part, self._names = after_part, sample_names
-
-    def forward(self, block: int, source: int | None, target: int) -> None:
-        """Run a block over all samples.
-
-        Args:
-            block: Position of the block.
-            source: Slot of its input; None for the embeddings' output.
-            target: Slot of its output.
-
-        Raises:
-            NotFiniteError: an output is NaN or infinite; names the first layer where it arises.
-        """
-        with frozen(self._model.model), self._model.held(block, is_wanted=self._holds_weights), torch.no_grad():
-            for part in self._samples.parts():
-                hidden = self._hidden(part, source)
-                output = self._model.skeleton.call(block, hidden, self._samples.call(part, block))
-                if not bool(torch.isfinite(output).all()):
-                    raise NotFiniteError(self._not_finite(block, hidden, part))
-                self._store.write(target, part.batch, part.samples.start, output)
-                self._after_part()
+        super().__init__(
+            model,
+            samples,
+            store,
+            holds_weights=holds_weights,
+            loss_tokens=loss_tokens,
+            after_part=after_part,
+            placement=placement,
+        )
+        self._names = sample_names
 
     def loss(
         self, source: int, targets: Mapping[str, int], num_samples: int, batches: Sequence[CalibrationBatch], seed: int
@@ -109,9 +97,9 @@ class StreamedPass:
         losses, num_terms = np.zeros(num_samples), 0.0
         # A language model's labels are drawn token by token, so a batch may be cut; other tasks draw for a whole batch at once.
         is_whole = "true" in targets and task.info.kind is not TaskKind.CAUSAL_LM
-        with frozen(self._model.model):
-            for part in self._samples.parts(1 << 60 if is_whole else self._loss_tokens):
-                hidden = self._store.read(source, part.batch, part.samples.start, part.samples.stop).requires_grad_()
+        with self._step(), self._held(None):
+            for part, take in self._parts([source], 1 << 60 if is_whole else self._loss_tokens):
+                hidden = take(source).requires_grad_()
                 if part.samples.start == 0:
                     generator.manual_seed(label_seed(batches[part.batch], seed))
                 with torch.enable_grad():
@@ -136,9 +124,10 @@ class StreamedPass:
                     hidden.grad = None
                     total.backward(retain_graph=labels != list(targets)[-1])
                     gradient = torch.zeros_like(hidden) if hidden.grad is None else hidden.grad
-                    self._store.write(target, part.batch, part.samples.start, gradient)
-                losses[positions] = values.double().numpy()
+                    self._placement.write(self._store, target, part, gradient)
+                losses[positions] = values.double().cpu().numpy()
                 num_terms += float(loss_terms(task.info.kind, part.values).sum())
+                del output, per_sample, total, hidden, gradient
                 self._after_part()
         return Losses(losses, num_terms / num_samples)
 
@@ -167,26 +156,26 @@ class StreamedPass:
             NotFiniteError: a gradient is NaN or infinite; names the layer.
         """
         modules = self._model.layers_of(block)
-        capture = Capture(modules, layers, device=torch.device("cpu"), tokens=expected_tokens(batches))
+        capture = Capture(modules, layers, device=self._placement.device, tokens=expected_tokens(batches))
         kinds = list(gradients)
-        with frozen(self._model.model), self._model.held(block, is_wanted=self._holds_weights), capture.hooked():
-            for part in self._samples.parts():
+        with self._step(), self._held(block), capture.hooked():
+            for part, take in self._parts([source, *gradients.values()]):
                 batch = batches[part.batch]
                 capture.start_batch(batch, part.batch_mask, part.samples)
-                hidden = self._hidden(part, source)
+                hidden = self._hidden(part, take, source)
                 if targets:
                     hidden.requires_grad_()
                 with torch.enable_grad():
                     output = self._model.skeleton.call(block, hidden, self._samples.call(part, block))
                 for labels in kinds:
                     is_last = labels == kinds[-1]
-                    gradient = self._store.read(gradients[labels], part.batch, part.samples.start, part.samples.stop)
+                    gradient = take(gradients[labels])
                     capture.start_backward(labels, fills_gram=is_last, is_last=is_last)
                     hidden.grad = None
                     output.backward(gradient, retain_graph=not is_last)
                     capture.end_backward()
                     if targets and hidden.grad is not None:
-                        self._store.write(targets[labels], part.batch, part.samples.start, hidden.grad)
+                        self._placement.write(self._store, targets[labels], part, hidden.grad)
                 del output, hidden, gradient
                 self._after_part()
         check_norms(capture.sums)
@@ -197,17 +186,3 @@ class StreamedPass:
             losses=losses.values,
             num_terms=losses.num_terms,
         )
-
-    def _hidden(self, part: Part, source: int | None) -> Tensor:
-        if source is None:
-            return self._samples.entry(part).hidden.clone()
-        return self._store.read(source, part.batch, part.samples.start, part.samples.stop)
-
-    def _not_finite(self, block: int, hidden: Tensor, part: Part) -> str:
-        """Say where a value that is not finite arises, and that nothing is wrong before it."""
-        path = self._model.layout.blocks[block].path
-        module = self._model.model.get_submodule(path)
-        call = self._samples.call(part, block)
-        name = first_not_finite_layer(module, lambda: self._model.skeleton.call(block, hidden, call))
-        where = path if name is None else f"{path}.{name}"
-        return f"the output of {where} is NaN or infinite, the first of the model that is; check the model's weights"

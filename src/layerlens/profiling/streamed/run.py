@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ from layerlens.progress import SILENT, Progress
 from layerlens.streaming.activation_store import ActivationStore
 from layerlens.streaming.journal import Journal
 from layerlens.streaming.memory_guard import MemoryGuard
+from layerlens.streaming.placement import HostPlacement, Placement
 from layerlens.streaming.slots import Slots
 
 
@@ -53,6 +55,7 @@ def profile_streamed(
     settings_for: Callable[[Demand], StreamSettings],
     command: str,
     progress: Progress | None = None,
+    placement: Placement | None = None,
 ) -> tuple[Profile, dict[str, np.ndarray], Timing]:
     """Measure every planned layer of a streamed model; arguments and results are those of `profile_model`.
 
@@ -65,6 +68,7 @@ def profile_streamed(
         settings_for: Chooses how the model is streamed, given what it asks of memory.
         command: The invocation, for the record.
         progress: Who watches.
+        placement: Where blocks are computed; None for the processor. Its owner closes it.
 
     Raises:
         ConfigError: The disk is full, or the memory cap was passed.
@@ -74,7 +78,9 @@ def profile_streamed(
     """
     # What importing and opening took for a moment would count in the peak of all that follows.
     MemoryGuard.trim()
-    run = _Run(model, data, part, config, work, settings_for, progress or SILENT)
+    placement = placement or HostPlacement()
+    model.place(placement.device)
+    run = _Run(model, data, part, config, work, settings_for, progress or SILENT, placement)
     try:
         with threads(config.threads):
             return run.profile(command)
@@ -92,8 +98,10 @@ class _Run(StreamedCalibration):
         work: Path,
         settings_for: Callable[[Demand], StreamSettings],
         progress: Progress,
+        placement: Placement,
     ) -> None:
         super().__init__(model, data, part, config)
+        self.placement = placement
         self.settings = settings_for(self.demand())
         self.samples = self.in_batches(self.settings.tokens_at_once)
         self.slots = Slots(len(model.layout.blocks), self.settings.num_slots, self.labels)
@@ -104,11 +112,14 @@ class _Run(StreamedCalibration):
         self.warnings: list[str] = []
 
     def profile(self, command: str) -> tuple[Profile, dict[str, np.ndarray], Timing]:
-        journal = Journal(self.work, self.settings.identity())
+        journal = Journal(self.work, self._identity())
         step = 0
         with self.stages.timed("head_fit"):
             head_fit = self._fit_head(journal, step)
         step += 1
+        num_blocks = len(self.model.layout.blocks)
+        turns = [*range(num_blocks), None, *(block for _, block, _ in self._downward())]
+        self.placement.follow(turn for position, turn in enumerate(turns) if not journal.is_done(step + position))
         with ActivationStore(self.work / "activations.bin", self.samples.shapes, self.slots.num_slots) as store:
             steps = StreamedPass(
                 self.model,
@@ -118,9 +129,9 @@ class _Run(StreamedCalibration):
                 loss_tokens=self.settings.loss_tokens,
                 after_part=self.guard.check,
                 sample_names=self.chosen,
+                placement=self.placement,
             )
             with self.stages.timed("forward"):
-                num_blocks = len(self.model.layout.blocks)
                 for block in self.progress.track(range(num_blocks), "forward, block by block", total=num_blocks):
                     if not journal.is_done(step + block):
                         steps.forward(block, *self._upward(block))
@@ -165,6 +176,11 @@ class _Run(StreamedCalibration):
             self.progress.note(warning)
         return profile, arrays, timing.model_copy(update={"stages": self.stages.seconds})
 
+    def _identity(self) -> dict[str, Any]:
+        """What the numbers depend on, to their last bit: on an accelerator other ones than on a processor."""
+        kind = self.placement.device.type
+        return {**self.settings.identity(), **({} if kind == "cpu" else {"device": kind})}
+
     def _upward(self, block: int) -> tuple[int | None, int]:
         target = self.slots.upward(block + 1)
         if target is None:
@@ -189,6 +205,7 @@ class _Run(StreamedCalibration):
             holds_weights=self.settings.holds_weights,
             after_part=self.guard.check,
             progress=self.progress,
+            placement=self.placement,
         )
         try:
             fit = fit_new_head(
@@ -199,7 +216,7 @@ class _Run(StreamedCalibration):
         journal.save(
             "head",
             {"fit": None if fit is None else fit.model_dump(mode="json"), "warnings": self.warnings},
-            {name: parameters[name].detach().numpy() for name in names},
+            {name: parameters[name].detach().cpu().numpy() for name in names},
         )
         journal.finish(step)
         return fit
@@ -223,13 +240,18 @@ class _Run(StreamedCalibration):
         values, arrays = journal.load("losses")
         return Losses(arrays["losses"], float(values["num_terms"]))
 
-    def _backward(self, journal: Journal, step: int, steps: StreamedPass, losses: Losses) -> list[BlockResult]:
-        """Every block's results, from the lowest block up."""
+    def _downward(self) -> list[tuple[int, int, bool]]:
+        """Steps of the backward pass: group, block, and whether it runs backward or only gives its output again."""
         plan: list[tuple[int, int, bool]] = []
         for group in reversed(range(len(self.slots.groups))):
             members = self.slots.groups[group]
             plan += [(group, block, False) for block in members[:-1]]
             plan += [(group, block, True) for block in reversed(members)]
+        return plan
+
+    def _backward(self, journal: Journal, step: int, steps: StreamedPass, losses: Losses) -> list[BlockResult]:
+        """Every block's results, from the lowest block up."""
+        plan = self._downward()
         for position, (group, block, is_backward) in enumerate(
             self.progress.track(plan, "backward, block by block", total=len(plan))
         ):
@@ -278,6 +300,8 @@ class _Run(StreamedCalibration):
             self.guard.trim()
         modules = self.model.layers_of(block)
         for spec in self.layers_of(block):
-            result.spectra[f"spectrum/{spec.layer}"] = singular_values(modules[spec.layer].weight_matrix()).cpu().numpy()
+            weight = modules[spec.layer].weight_matrix().to(self.placement.device)
+            result.spectra[f"spectrum/{spec.layer}"] = singular_values(weight).cpu().numpy()
+            del weight
             self.guard.trim()
         return result

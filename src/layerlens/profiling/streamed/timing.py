@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ import torch
 from layerlens.artifacts.profile import BlockTiming, Timing
 from layerlens.data.example import Example
 from layerlens.data.task import Task
+from layerlens.models.devices import device_name, seconds_now
 from layerlens.models.frozen import frozen
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.streamed_linear import StreamedLinear
@@ -67,16 +66,17 @@ def time_blocks(
     for parameter in model.model.parameters():
         parameter.grad = None
     num_samples, tokens, _ = samples.shapes[0]
+    device = model.skeleton.device
     return Timing(
-        device=platform.processor() or platform.machine(),
+        device=device_name(device),
         threads=torch.get_num_threads(),
         batch_size=num_samples,
         tokens_per_batch=num_samples * tokens,
         outside_forward_seconds=outside[0],
         outside_backward_seconds=outside[1],
-        update_seconds_per_parameter=update_seconds_per_parameter(torch.device("cpu")),
+        update_seconds_per_parameter=update_seconds_per_parameter(device),
         blocks=timings,
-        latency=latency_models(model.layout.layers, torch.device("cpu")),
+        latency=latency_models(model.layout.layers, device),
     )
 
 
@@ -109,23 +109,24 @@ def _medians(run: Callable[[], _Seconds]) -> tuple[float, float]:
 
 def _block_pass(model: StreamedModel, samples: Samples, part: Part, block: int) -> _Seconds:
     hidden = samples.entry(part).hidden.clone().requires_grad_()
-    call = samples.call(part, block)
-    start = time.perf_counter()
+    call, device = samples.call(part, block), model.skeleton.device
+    start = seconds_now(device)
     with torch.enable_grad():
         output = model.skeleton.call(block, hidden, call)
-    middle = time.perf_counter()
+    middle = seconds_now(device)
     output.backward(torch.ones_like(output))
-    return _Seconds(middle - start, time.perf_counter() - middle)
+    return _Seconds(middle - start, seconds_now(device) - middle)
 
 
 def _outside_pass(model: StreamedModel, task: Task, samples: Samples, part: Part) -> _Seconds:
-    start = time.perf_counter()
+    device = model.skeleton.device
+    start = seconds_now(device)
     hidden = samples.entry(part).hidden.clone().requires_grad_()
     with torch.enable_grad():
         loss = task.per_sample_loss(model.skeleton.finish(part.inputs, hidden), part.values).mean()
-    middle = time.perf_counter()
+    middle = seconds_now(device)
     loss.backward()
-    return _Seconds(middle - start, time.perf_counter() - middle)
+    return _Seconds(middle - start, seconds_now(device) - middle)
 
 
 def _kept_bytes(model: StreamedModel, samples: Samples, part: Part, block: int) -> int:

@@ -1,0 +1,21 @@
+"""Options of a profile as they are kept."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from layerlens.config import ProfilingConfig
+
+
+def test_a_processor_leaves_no_word_in_the_record_and_an_accelerator_does() -> None:
+    without = ProfilingConfig(device="cpu").record()
+    assert without == ProfilingConfig().record()
+    assert "device" not in without
+    assert ProfilingConfig(device="cuda").record() == {**without, "device": "cuda"}
+    assert ProfilingConfig.model_validate(without) == ProfilingConfig()
+
+
+def test_another_device_is_refused() -> None:
+    with pytest.raises(ValidationError, match="device"):
+        ProfilingConfig(device="tpu")
