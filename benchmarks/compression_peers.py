@@ -40,10 +40,9 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from compression_models import SUBJECTS
-from compression_points import COMMAND, FOLDER, Lab, Ratio, curves_hash, open_lab, ratio_of
+from compression_points import FOLDER, Lab, Ratio, curves_hash, open_lab, ratio_of
 
 from layerlens.artifacts.formats import codes_bytes
-from layerlens.budget.compression import plan_compression
 from layerlens.compressing.held_out import measured_of
 from layerlens.compressing.outside_blocks import starting_block
 from layerlens.compressing.variant_pass import measure_variants
@@ -121,7 +120,7 @@ def measure(lab: Lab, label: str, arguments: list[str], options: argparse.Namesp
 
 def _ours(lab: Lab, size: int, policy: dict[str, Any], peer: VariantResult) -> dict[str, Any]:
     try:
-        plans = plan_compression(lab.curves, lab.at(size=size, **policy), command=COMMAND)
+        plans, lab = lab.planned(lab.at(size=size, **policy))
     except InfeasibleBudgetError as error:
         return {"infeasible": str(error)}
     everyone = {**plans.candidates, **plans.baselines}

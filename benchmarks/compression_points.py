@@ -23,7 +23,7 @@ from compression_models import Opened, Subject, open_subject, sts_pairs
 from scipy.stats import spearmanr
 
 from layerlens.artifacts.compression import CURVES_FILE, CompressionPlan, Curves
-from layerlens.budget.compression import CompressionPlans, plan_compression
+from layerlens.budget.compression import CompressionPlans
 from layerlens.compressing.held_out import HeldOut, held_out_samples, measured_of, option_of
 from layerlens.compressing.variant_result import VariantResult
 from layerlens.config import CompressConfig
@@ -32,6 +32,8 @@ from layerlens.errors import InfeasibleBudgetError
 from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
 from layerlens.workflow.compress import _Compression
+from layerlens.workflow.compress_curves import probes_all
+from layerlens.workflow.compress_rounds import settled_plans
 
 FOLDER = Path("runs/benchmarks/compression")
 COMMAND = "benchmarks/compression.py"
@@ -65,6 +67,19 @@ class Lab:
         """The config with another target or policy."""
         return CompressConfig.model_validate({**self.config.model_dump(exclude={"bits_per_weight"}), **target})
 
+    def planned(self, config: CompressConfig) -> tuple[CompressionPlans, Lab]:
+        """What the command would let race, and this lab with what was probed for it; every target starts from the same curves.
+
+        Raises:
+            InfeasibleBudgetError: nothing is so small.
+        """
+        with threads(self.config.threads):
+            plans, curves = settled_plans(
+                self.curves, config, self.race.probes, probes_all=probes_all(self.race, config), command=COMMAND
+            )
+        raced, tested = (replace(part, curves=curves) for part in (self.race, self.test))
+        return plans, replace(self, curves=curves, race=raced, test=tested)
+
 
 def open_lab(subject: Subject, folder: Path, options: Mapping[str, Any], progress: Progress = SILENT) -> Lab:
     """Open a model, and measure its curves or read them.
@@ -97,7 +112,7 @@ def curves_hash(name: str) -> str | None:
 def measure_point(lab: Lab, bits: float) -> dict[str, Any]:
     """Plan, race and test one size; what does not exist at it says why."""
     try:
-        plans = plan_compression(lab.curves, lab.at(bits_per_weight=bits), command=COMMAND)
+        plans, lab = lab.planned(lab.at(bits_per_weight=bits))
     except InfeasibleBudgetError as error:
         return {"bits": bits, "infeasible": str(error)}
     everyone = {**plans.candidates, **plans.baselines}

@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 
 from layerlens.artifacts.compression import MatrixCurve, Option, Rounding
 from layerlens.artifacts.formats import Format
+from layerlens.compressing.family_anchors import unanchored
 from layerlens.compressing.held_out import held_out_samples
 from layerlens.compressing.outside_blocks import starting_block
 from layerlens.compressing.variant_pass import measure_variants
@@ -69,7 +70,7 @@ def measure_checked(lab: Lab, name: str) -> list[dict[str, Any]]:
             "role": str(matrix.role),
             "format": option.scheme.name,
             "predicted": option.predicted_loss,
-            "unanchored": option.predicted_loss / matrix.anchor,
+            "unanchored": unanchored(matrix, option),
             "measured": found[matrix.layer].mean,
         }
         for matrix, option in chosen
