@@ -118,6 +118,15 @@ COMMANDS: dict[str, Command] = {
             Option("--out", "the folder to write; beside the source, with the form in its name, if not given"),
         ),
     ),
+    "merge": Command(
+        "add a trained LoRA into its base model's weights: an ordinary checkpoint without any adapter",
+        options=(
+            Option("folder", "the output folder of `layerlens tune`, or the adapter/ in it", is_required=True),
+            Option("--out", "folder for the checkpoint; must not exist, or be empty", is_required=True),
+            Option("--model", "the base model's folder or hub id where it is not where it was"),
+            Option("--dtype", "type of the written weights: float32, bfloat16 or float16", default="float32"),
+        ),
+    ),
     "validate": Command(
         "check a plan: sums, budgets, ranges, correlations",
         options=(

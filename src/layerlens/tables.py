@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from layerlens.workflow.compress import CompressResult
     from layerlens.workflow.demo import DemoResult
     from layerlens.workflow.export import ExportResult
+    from layerlens.workflow.merge import MergeResult
     from layerlens.workflow.plan import PlanResult
     from layerlens.workflow.profile import ProfileResult
     from layerlens.workflow.race import RaceResult
@@ -163,6 +164,12 @@ def show_export(result: ExportResult) -> bool:
     _console.print(f"{result.folder}: {result.size_bytes:,} bytes, {result.form}", markup=False)
     for note in result.notes:
         _console.print(f"  {note}", markup=False, soft_wrap=True)
+    return True
+
+
+def show_merge(result: MergeResult) -> bool:
+    """Say what was written."""
+    _console.print(f"{result.folder}: {result.size_bytes:,} bytes of {result.dtype}, an ordinary checkpoint", markup=False)
     return True
 
 

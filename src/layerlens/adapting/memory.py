@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from layerlens.streaming.memory_guard import MemoryGuard
+
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -24,8 +26,8 @@ class Peak:
 def peak_memory(device: torch.device) -> Iterator[Peak]:
     """Measure the highest resident set (processor) or allocation (GPU) inside the context, in bytes.
 
-    Linux can set the process's high-water mark back, so that earlier work does not count; elsewhere the mark of the
-    whole process is what there is.
+    Linux can set the process's high-water mark back, so that earlier work does not count; what that work freed is handed back
+    first, since the C library would keep it. Elsewhere the mark of the whole process is what there is.
     """
     peak = Peak()
     is_gpu = device.type == "cuda"
@@ -40,6 +42,7 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
 
 
 def _reset_high_water_mark() -> None:
+    MemoryGuard.trim()
     try:
         RESET.write_text("5")
     except OSError:

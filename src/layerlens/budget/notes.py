@@ -8,14 +8,17 @@ from collections.abc import Mapping, Sequence
 from layerlens.artifacts.plan import Budget, PlanLayer, Solver
 from layerlens.artifacts.profile import Profile
 from layerlens.budget.costs import CostModel
+from layerlens.budget.values import measured_shares, share_of_lora
 from layerlens.config import OptimizationConfig, default_max_rank
 from layerlens.words import BudgetName, Method
 
 LOW_SPREAD, LOW_UTILISATION, SMALL_LEAD = 0.2, 0.7, 0.02
 
 
-def assumptions_of(costs: CostModel, config: OptimizationConfig) -> list[str]:
-    """How the costs in this plan are meant."""
+def assumptions_of(profile: Profile, costs: CostModel, config: OptimizationConfig) -> list[str]:
+    """How the costs and the values in this plan are meant."""
+    measured = measured_shares(profile)
+    others = [method for method in config.candidate_methods if method not in (Method.LORA, Method.NONE)]
     return [
         f"training memory and FLOPs at batch {costs.batch_size}, {costs.length} tokens per sample, float32 weights, "
         f"{costs.optimizer_bytes} bytes of optimiser state per trainable parameter",
@@ -24,6 +27,15 @@ def assumptions_of(costs: CostModel, config: OptimizationConfig) -> list[str]:
         f"time is that of {costs.epochs:g} passes over the data: blocks below the lowest adapted one run in the first alone, and "
         f"what they give, {costs.kept_bytes_per_sample / 1024:,.0f} KiB a sample, is kept beside the priced memory, or in a file",
         f"LoRA scaling alpha / r is {config.alpha_over_rank:g} in every layer",
+        *(
+            f"{method} is valued at {share_of_lora(profile, method):.2g} of a LoRA of as many parameters, "
+            + (
+                "as the profile measured at a few sites"
+                if method in measured
+                else "a cautious guess: the profile did not measure it"
+            )
+            for method in others
+        ),
     ]
 
 

@@ -162,7 +162,7 @@ class _Record:
                 profile_identity=self.profile_identity,
                 metric_weights=profile.metric_weights,
                 optimization=instance.config.model_dump(mode="json"),
-                assumptions=assumptions_of(costs, instance.config),
+                assumptions=assumptions_of(profile, costs, instance.config),
                 notes=notes_of(profile, instance.config, candidate.name, layers, budgets, self.solver, self.longest_curve),
             ),
         )

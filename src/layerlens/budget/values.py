@@ -63,14 +63,13 @@ def site_values(
     """Value of every option of every site, none (0) first, in the order of the site's sizes."""
     curves = {layer.layer: _lora_curve(model, layer.layer, profile, arrays) for layer in profile.layers}
     layers = {layer.layer: layer.in_features + layer.out_features for layer in profile.layers}
-    measured = profile.proxy.method_shares if profile.proxy is not None else {}
     values = []
     for site in sites:
         if site.method is Method.LORA:
             found = [_at(curves[site.layer], size) for size in site.sizes]
         else:
             found = [
-                measured.get(site.method, STAND_IN_SHARE)
+                share_of_lora(profile, site.method)
                 * sum(_at(curves[member], site.params(size) / layers[member]) for member in site.members)
                 / max(1, len(site.members))
                 for size in site.sizes
@@ -78,6 +77,16 @@ def site_values(
         penalty = config.method_penalties.get(site.method, 1.0)
         values.append(np.array([0.0, *(value / penalty for value in found)]))
     return _weighed(values, sites, config, costs)
+
+
+def measured_shares(profile: Profile) -> dict[Method, float]:
+    """What the profile's proxies found a method worth, as a share of a LoRA of as many parameters; empty without proxies."""
+    return profile.proxy.method_shares if profile.proxy is not None else {}
+
+
+def share_of_lora(profile: Profile, method: Method) -> float:
+    """The share of a LoRA's value that a bottleneck or prefix of as many parameters is believed to have."""
+    return measured_shares(profile).get(method, STAND_IN_SHARE)
 
 
 def _lora_curve(model: ValueModel, layer: str, profile: Profile, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

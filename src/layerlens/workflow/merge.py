@@ -1,4 +1,4 @@
-"""`layerlens.merge`: a trained LoRA added into its base model's weights, as an ordinary checkpoint without any adapter.
+"""`layerlens merge`: a trained LoRA added into its base model's weights, as an ordinary checkpoint without any adapter.
 
     W ← W + (alpha / r) · up · down
 
@@ -8,6 +8,7 @@ only its LoRA would be another model than the one that was trained.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,25 +20,51 @@ from layerlens.compressing.write_folder import copy_other_files
 from layerlens.config import BaseFormat, output_path
 from layerlens.errors import ConfigError, ManifestError
 from layerlens.models.compressed_checkpoint import CompressedCheckpoint
+from layerlens.progress import SILENT, Progress
+
+#: Types that a checkpoint may be written in.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def merge(folder: str | Path, out: str | Path, model: str | Path | None = None, *, dtype: torch.dtype = torch.float32) -> Path:
+@dataclass(frozen=True)
+class MergeResult:
+    """The checkpoint that was written."""
+
+    folder: Path
+    size_bytes: int
+    dtype: str
+
+
+def merge(
+    folder: str | Path,
+    out: str | Path,
+    model: str | Path | None = None,
+    *,
+    dtype: str = "float32",
+    command: str = "layerlens.merge",
+    progress: Progress = SILENT,
+) -> MergeResult:
     """Write the base model with an adapter's LoRA in its weights and its trained head in place.
 
     Args:
         folder: The output folder of `tune`, or the `adapter/` in it.
         out: Folder of the new checkpoint; must not exist, or be empty.
         model: The base model's folder or hub id where it is not where it was.
-        dtype: Type of the written weights. In 16 bits a small update may be lost in rounding.
+        dtype: Of the written weights: float32, bfloat16 or float16. In 16 bits a small update may be lost in rounding.
+        command: The invocation; kept nowhere, since what is written is to be an ordinary checkpoint.
+        progress: Who watches.
 
     Returns:
-        The folder; it loads with `from_pretrained` and equals the adapted model within rounding.
+        What was written; it loads with `from_pretrained` and equals the adapted model within rounding.
 
     Raises:
-        ConfigError: the adapter holds bottlenecks or prefixes, the base is quantised, or `out` cannot be written.
+        ConfigError: the adapter holds bottlenecks or prefixes, the base is quantised, the type is not known, or `out` cannot be
+            written.
         ManifestError: no adapter, a damaged one, or one of another base.
         CheckpointError: the base is not there.
     """
+    if dtype not in DTYPES:
+        raise ConfigError(f"--dtype: unknown type {dtype}; there are {', '.join(DTYPES)}")
     found, target = adapter_in(Path(folder).expanduser()), output_path(out)
     if found is None:
         raise ManifestError(f"{folder} holds no adapter; give the output folder of `layerlens tune`, or a PEFT folder")
@@ -58,8 +85,9 @@ def merge(folder: str | Path, out: str | Path, model: str | Path | None = None, 
             f"{found} was trained over a base in few bits, which cannot take a LoRA in without rounding it away; use it unmerged "
             "with layerlens.load_adapted"
         )
+    progress.note(f"writing {target}")
     merged: PreTrainedModel = load_adapted(found, model).merge_and_unload(safe_merge=True)
     with new_folder(target, base.folder) as staged:
-        merged.to(dtype).save_pretrained(staged)
+        merged.to(DTYPES[dtype]).save_pretrained(staged)
         copy_other_files(base.folder, staged)
-    return target
+    return MergeResult(target, sum(path.stat().st_size for path in target.glob("*.safetensors")), dtype)

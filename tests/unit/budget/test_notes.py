@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from examples.synthetic_profile import SyntheticProfile
 from layerlens.artifacts.plan import Plan
 from layerlens.budget.run import make_plan
 from layerlens.config import OptimizationConfig
+from layerlens.words import Method
 from tests.unit.budget.small_models import small
 
 
@@ -28,6 +31,19 @@ def test_an_unspent_budget_says_that_every_rank_is_at_its_largest() -> None:
 def test_a_budget_that_another_one_stops_says_which() -> None:
     (note,) = notes(small(), max_trainable_params=2000, max_vram_gb=10.0)
     assert "of vram_bytes is spent: trainable_params is" in note
+
+
+def test_a_plan_says_what_a_method_is_believed_to_be_worth_and_whether_that_was_measured() -> None:
+    made = small()
+    proxy = made.profile.proxy
+    assert proxy is not None
+    measured = proxy.model_copy(update={"method_shares": {Method.ADAPTER: 0.8}})
+    profile = made.profile.model_copy(update={"proxy": measured})
+    options = {"max_trainable_params": 2000, "candidate_methods": [*Method]}
+    told = planned(replace(made, profile=profile), **options).metadata.assumptions
+    assert "adapter is valued at 0.8 of a LoRA of as many parameters, as the profile measured at a few sites" in told
+    assert sum("is valued at 0.5 of a LoRA" in line and "cautious guess" in line for line in told) == 1
+    assert not any("is valued at" in line for line in planned(made, max_trainable_params=2000).metadata.assumptions)
 
 
 def test_a_well_spent_budget_says_nothing() -> None:

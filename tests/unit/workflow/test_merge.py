@@ -9,6 +9,7 @@ import torch
 import transformers
 
 import layerlens
+from layerlens import cli
 from layerlens.artifacts.plan import save_plan
 from layerlens.errors import ConfigError, ManifestError
 from layerlens.models.load import AUTO_CLASSES
@@ -25,7 +26,7 @@ def test_a_merged_model_loads_without_any_adapter_and_has_the_same_logits(family
     folder, logits = saved(tmp_path, family, (Method.LORA,))
     base = logits_of(base_of(tmp_path / "base", kind), kind)
     save_plan(folder.parent / "plan.json", mixed_plan(tiny_task_model(family, tmp_path / "base", kind), kind, (Method.LORA,)))
-    out = layerlens.merge(folder, tmp_path / "merged")
+    out = layerlens.merge(folder, tmp_path / "merged").folder
     merged = getattr(transformers, AUTO_CLASSES[kind]).from_pretrained(out)
     assert not any("lora" in name for name, _ in merged.named_parameters())
     torch.testing.assert_close(logits_of(merged, kind), logits, rtol=1e-4, atol=1e-4)
@@ -44,4 +45,28 @@ def test_bottlenecks_and_prefixes_are_not_merged_away(tmp_path: Path) -> None:
 def test_faults_are_told_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="holds no adapter"):
         merge(tmp_path, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_the_command_writes_the_type_that_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    family = EVERY_FAMILY[0]
+    kind = kind_of(family)
+    folder, logits = saved(tmp_path, family, (Method.LORA,))
+    base_of(tmp_path / "base", kind)
+    save_plan(folder.parent / "plan.json", mixed_plan(tiny_task_model(family, tmp_path / "base", kind), kind, (Method.LORA,)))
+    out = tmp_path / "merged"
+    assert cli.main(["merge", str(folder), "--out", str(out), "--dtype", "bfloat16"]) == cli.EXIT_DONE
+    size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
+    assert f"{size:,} bytes of bfloat16" in " ".join(capsys.readouterr().out.split())
+    merged = getattr(transformers, AUTO_CLASSES[kind]).from_pretrained(out)
+    assert merged.dtype is torch.bfloat16
+    torch.testing.assert_close(logits_of(merged.float(), kind), logits, rtol=0.05, atol=0.05)
+
+
+def test_an_unknown_type_is_one_line_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = saved(tmp_path, EVERY_FAMILY[0], (Method.LORA,))
+    command = ["merge", str(folder), "--out", str(tmp_path / "merged"), "--dtype", "int8"]
+    capsys.readouterr()
+    assert cli.main(command) == cli.EXIT_BAD_INPUT
+    assert capsys.readouterr().err.splitlines() == ["layerlens: --dtype: unknown type int8; there are float32, bfloat16, float16"]
     assert not (tmp_path / "merged").exists()
