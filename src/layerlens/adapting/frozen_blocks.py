@@ -24,6 +24,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from layerlens.errors import LayerLensError
+from layerlens.models.forward_hooks import taken_off
 from layerlens.models.replaced_forward import replaced_forwards
 from layerlens.models.tensors_in import floating_tensors
 from layerlens.models.tree import find_blocks, find_head, is_under
@@ -96,12 +97,8 @@ class FrozenBlocks:
             block.register_forward_pre_hook(lambda *_, place=place: order.append(place))
             for place, block in enumerate(self._blocks)
         ]
-        try:
-            with _evaluating(self.model), torch.no_grad():
-                whole = self.model(**inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with taken_off(handles), _evaluating(self.model), torch.no_grad():
+            whole = self.model(**inputs)
         if order != list(range(len(self._blocks))):
             return False
         output = outputs[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from layerlens.models.devices import forget_peak, peak_device_bytes
 from layerlens.streaming.memory_guard import MemoryGuard
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -30,15 +31,14 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
     first, since the C library would keep it. Elsewhere the mark of the whole process is what there is.
     """
     peak = Peak()
-    is_gpu = device.type == "cuda"
-    if is_gpu:
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
+    if device.type != "cuda":
         _reset_high_water_mark()
+    forget_peak(device)
     try:
         yield peak
     finally:
-        peak.num_bytes = torch.cuda.max_memory_allocated(device) if is_gpu else _high_water_mark()
+        on_device = peak_device_bytes(device)
+        peak.num_bytes = _high_water_mark() if on_device is None else on_device
 
 
 def _reset_high_water_mark() -> None:

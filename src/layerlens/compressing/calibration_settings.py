@@ -20,7 +20,7 @@ from layerlens.linalg.gram import gram_bytes
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.weight_source import SLICE_BYTES
 from layerlens.streaming.memory_guard import libraries_bytes
-from layerlens.streaming.settings import LOSS_TOKENS, fastest_within, halvings, input_groups, slots_within
+from layerlens.streaming.settings import LOSS_TOKENS, fastest_within, halvings, input_groups, slots_within, slowness
 
 #: What the C library holds on to between two uses, and what the estimates leave out.
 _SLACK_BYTES = 96 << 20
@@ -198,7 +198,5 @@ def _sums_limits(demand: Demand) -> list[int]:
 
 
 def _slowness(settings: CalibrationSettings, demand: Demand) -> float:
-    """Relative time: sweeps recompute, small parts read weights more often and run products less well."""
     num_sweeps = max(len(settings.sweeps(block)) for block in demand.blocks)
-    reads = 0.0 if settings.holds_weights else 200.0 / settings.tokens_at_once
-    return 2.0 + 2.0 * num_sweeps + 64.0 / settings.tokens_at_once + reads + 16.0 / settings.loss_tokens
+    return slowness(num_sweeps, settings.tokens_at_once, settings.loss_tokens, holds_weights=settings.holds_weights)

@@ -21,6 +21,7 @@ from layerlens.compressing.layer_moments import InputMoments, LayerMoments
 from layerlens.compressing.moment_sums import squares
 from layerlens.errors import NotFiniteError, UnsupportedModelError
 from layerlens.linalg.per_sample_norms import ghost_norms, is_ghost_cheaper_alone, token_gram
+from layerlens.models.forward_hooks import taken_off
 from layerlens.models.sequences import as_sequences
 
 #: Seed of an input's own sketch, beside those of `LayerMoments`.
@@ -59,10 +60,9 @@ class MomentCapture:
         """Hooks on, until the context ends."""
         handles = [module.register_forward_hook(partial(self._on_forward, name)) for name, module in self._modules.items()]
         try:
-            yield
+            with taken_off(handles):
+                yield
         finally:
-            for handle in handles:
-                handle.remove()
             self._forget()
 
     def start(self, tokens: Tokens) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layerlens.models.forward_hooks import taken_off
+
 
 def first_not_finite(model: nn.Module, inputs: dict[str, Any]) -> str | None:
     """Name of the first module, in the order they finish, with an output that is not finite; None if there is none."""
@@ -24,10 +26,6 @@ def first_not_finite_layer(module: nn.Module, forward: Callable[[], Any]) -> str
             found.append(name)
 
     handles = [child.register_forward_hook(partial(look, name)) for name, child in module.named_modules() if name]
-    try:
-        with torch.no_grad():
-            forward()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with taken_off(handles), torch.no_grad():
+        forward()
     return found[0] if found else None

@@ -16,6 +16,7 @@ from torch import nn
 from layerlens.artifacts.layers import BlockSpec
 from layerlens.data.example import Batch
 from layerlens.data.task import Task
+from layerlens.models.forward_hooks import taken_off
 from layerlens.models.frozen import frozen
 from layerlens.models.tensors_in import floating_tensors
 from layerlens.profiling.saved_bytes import saved_bytes
@@ -42,10 +43,7 @@ def activation_bytes(model: nn.Module, blocks: Sequence[BlockSpec], task: Task, 
         module = model.get_submodule(block.path)
         handles.append(module.register_forward_pre_hook(partial(enter, position), with_kwargs=True))
         handles.append(module.register_forward_hook(leave))
-    try:
-        with frozen(model), torch.enable_grad(), saved_bytes((*model.parameters(), *model.buffers()), innermost) as counted:
-            model(**task.model_inputs(batch))
-    finally:
-        for handle in handles:
-            handle.remove()
+    stored = (*model.parameters(), *model.buffers())
+    with taken_off(handles), frozen(model), torch.enable_grad(), saved_bytes(stored, innermost) as counted:
+        model(**task.model_inputs(batch))
     return [counted[position] for position in range(len(blocks))]

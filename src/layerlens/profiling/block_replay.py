@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layerlens.models.forward_hooks import taken_off
 from layerlens.models.replaced_forward import replaced_forwards
 
 
@@ -33,12 +34,8 @@ class BlockReplay:
             outputs[position] = _detached(output)
 
         handles = [block.register_forward_hook(partial(keep, position)) for position, block in enumerate(self._blocks)]
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with taken_off(handles), torch.no_grad():
+            yield
         self._outputs.append(outputs)
 
     @contextmanager

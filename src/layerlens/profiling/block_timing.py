@@ -8,7 +8,6 @@ there to the moment the gradient of its input is.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from layerlens.artifacts.profile import BlockTiming
 from layerlens.data.example import Batch
 from layerlens.data.task import Task
 from layerlens.models.arithmetic import has_fast_bf16
+from layerlens.models.devices import seconds_now
+from layerlens.models.forward_hooks import taken_off
 from layerlens.models.frozen import frozen
 from layerlens.models.tensors_in import floating_tensors
 
@@ -106,9 +107,7 @@ class _Clock:
         self._moments = np.zeros((2, 2, len(blocks)))
 
     def now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        return seconds_now(self._device)
 
     def seconds(self) -> Float[np.ndarray, "directions blocks"]:
         """Forward and backward seconds; zero for a block that no gradient ran through."""
@@ -122,11 +121,8 @@ class _Clock:
         for position, module in enumerate(self._modules):
             handles.append(module.register_forward_pre_hook(partial(self._enter, position), with_kwargs=True))
             handles.append(module.register_forward_hook(partial(self._leave, position)))
-        try:
+        with taken_off(handles):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _enter(self, position: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = next(floating_tensors((args, kwargs)), None)

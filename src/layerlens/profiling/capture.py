@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from layerlens.artifacts.layers import LayerSpec
 from layerlens.errors import UnsupportedModelError
 from layerlens.linalg.token_mixing import TokenMixer
+from layerlens.models.forward_hooks import taken_off
 from layerlens.models.sequences import as_sequences
 from layerlens.profiling.calibration import CalibrationBatch
 from layerlens.profiling.spaces import Space, Tokens, choose_space
@@ -86,10 +87,9 @@ class Capture:
         """Hooks on, until the block ends."""
         handles = [module.register_forward_hook(partial(self._on_forward, name)) for name, module in self._modules.items()]
         try:
-            yield
+            with taken_off(handles):
+                yield
         finally:
-            for handle in handles:
-                handle.remove()
             self._forget()
 
     def skip(self, num_samples: int) -> None:

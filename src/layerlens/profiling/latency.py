@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 
 from layerlens.artifacts.layers import LayerSpec
 from layerlens.artifacts.profile import LatencyModel
+from layerlens.models.devices import seconds_now
 
 _RANKS = (1, 64)
 _ROUNDS = 7
@@ -36,15 +36,8 @@ def _added_ms(in_features: int, out_features: int, rank: int, device: torch.devi
     rounds = []
     with torch.no_grad():
         for _ in range(1 + _ROUNDS):
-            _wait(device)
-            start = time.perf_counter()
+            start = seconds_now(device)
             for _ in range(_CALLS):
                 torch.add(output, (inputs @ down) @ up)
-            _wait(device)
-            rounds.append((time.perf_counter() - start) / _CALLS * 1e3)
+            rounds.append((seconds_now(device) - start) / _CALLS * 1e3)
     return float(np.median(rounds[1:]))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

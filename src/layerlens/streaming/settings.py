@@ -45,6 +45,12 @@ def halvings(most: int, least: int) -> list[int]:
     return values
 
 
+def slowness(num_sweeps: int, tokens_at_once: int, loss_tokens: int, *, holds_weights: bool) -> float:
+    """Relative time: sweeps recompute, small parts read weights more often and run products less well."""
+    reads = 0.0 if holds_weights else 200.0 / tokens_at_once
+    return 2.0 + 2.0 * num_sweeps + 64.0 / tokens_at_once + reads + 16.0 / loss_tokens
+
+
 def slots_within(max_store: int, slot_bytes: int, num_blocks: int, num_gradients: int = 1) -> int:
     """Boundaries that the activation store may hold.
 

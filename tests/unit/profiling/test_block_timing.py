@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layerlens.profiling import block_timing
+from layerlens.models import devices
 from layerlens.profiling.block_timing import time_model
 from layerlens.words import TaskKind
 from tests.tiny_models import FAMILIES
@@ -66,7 +66,7 @@ class _Stack(nn.Module):
 
 
 def test_seconds_are_attributed_to_the_block_that_took_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_timing, "time", TIME)
+    monkeypatch.setattr(devices, "time", TIME)
     model, task = _Stack(), VectorTask()
     timed = time_model(model, [block_spec("first"), block_spec("second", 1)], task, task.collate(vector_examples(3)))
     first, second = timed.blocks

@@ -26,6 +26,7 @@ from layerlens.data.inference import to_device
 from layerlens.linalg.cholesky_whitening import damped_whitener
 from layerlens.linalg.gram import GramSum
 from layerlens.linalg.whitened_directions import whitened_directions
+from layerlens.models.forward_hooks import taken_off
 from layerlens.models.frozen import frozen
 
 #: Training samples that the gradient is taken from.
@@ -120,9 +121,5 @@ class _Sums:
 
 @contextmanager
 def _hooked(sums: Mapping[str, _Sums]) -> Iterator[None]:
-    handles = [one.module.register_forward_hook(one.read) for one in sums.values()]
-    try:
+    with taken_off([one.module.register_forward_hook(one.read) for one in sums.values()]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -62,7 +62,7 @@ class WeightSource:
             return
         if values is None:
             values = self.read().to(self.device)
-        elif not self._is_checked:
+        else:
             self._check(values)
             self._is_checked = True
         self._held = values

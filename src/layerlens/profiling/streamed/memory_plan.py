@@ -20,7 +20,7 @@ from layerlens.linalg.singular_values import singular_values_bytes
 from layerlens.models.streamed.weight_source import SLICE_BYTES
 from layerlens.profiling.spaces import Tokens, curve_bytes, statistics_bytes
 from layerlens.streaming.memory_guard import libraries_bytes
-from layerlens.streaming.settings import LOSS_TOKENS, fastest_within, halvings, input_groups, slots_within
+from layerlens.streaming.settings import LOSS_TOKENS, fastest_within, halvings, input_groups, slots_within, slowness
 
 #: What the C library holds on to between two uses, and what the estimates below leave out.
 _SLACK_BYTES = 88 << 20
@@ -132,9 +132,7 @@ def choose_settings(demand: Demand, *, max_memory: int | None, max_store: int) -
 
 
 def _slowness(settings: StreamSettings) -> float:
-    """Relative time: sweeps recompute, small parts read weights more often and run products less well."""
-    reads = 0.0 if settings.holds_weights else 200.0 / settings.tokens_at_once
-    return 2.0 + 2.0 * settings.num_sweeps + 64.0 / settings.tokens_at_once + reads + 16.0 / settings.loss_tokens
+    return slowness(settings.num_sweeps, settings.tokens_at_once, settings.loss_tokens, holds_weights=settings.holds_weights)
 
 
 def _spectrum_bytes(spec: LayerSpec) -> int:
