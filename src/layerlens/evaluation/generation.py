@@ -6,6 +6,7 @@ slows both; tokens are generated to full number whatever they are.
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from layerlens.artifacts.compression_evaluation import Change, Generated, Memory, Speed
 from layerlens.evaluation.perplexity import device_of
 from layerlens.models.foreign import quiet
+from layerlens.streaming.memory_guard import MemoryGuard
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -92,14 +94,18 @@ def generation_speed(
 
 
 def load_measured(load: Callable[[], ModelT]) -> tuple[ModelT, Memory]:
-    """Load a model and measure what that takes.
+    """Load a model and measure what it holds.
+
+    Memory that earlier work or the loading itself freed is handed back to the system before each reading: the C library would
+    lend it to the model, which would then seem to take nothing.
 
     Args:
         load: Loads it.
     """
-    before = resident_bytes()
+    before = _settled_resident_bytes()
     model = load()
-    return model, Memory(weight_bytes=weight_bytes(model), resident_before_bytes=before, resident_after_bytes=resident_bytes())
+    after = _settled_resident_bytes()
+    return model, Memory(weight_bytes=weight_bytes(model), resident_before_bytes=before, resident_after_bytes=after)
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -115,6 +121,12 @@ def resident_bytes() -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")), 0)
+
+
+def _settled_resident_bytes() -> int:
+    gc.collect()
+    MemoryGuard.trim()
+    return resident_bytes()
 
 
 def _generated(model: Any, ids: Int[Tensor, "1 tokens"], new_tokens: int, *, least: int) -> list[int]:
