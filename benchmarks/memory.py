@@ -1,6 +1,6 @@
 """Peak memory, time and success of `layerlens profile` over published shapes, streamed and in memory, beside other libraries.
 
-    python benchmarks/memory.py [--shapes bert-base,gpt2,… | all] [--modes stream,memory] [--peers] [--no-plain]
+    python benchmarks/memory.py [--shapes bert-base,gpt2,… | all] [--modes stream,stream-bf16,memory] [--peers] [--no-plain]
                                 [--max-memory 2GB --num-samples N --head-samples N --max-length 128 --batch-size 16]
                                 [--threads 2 --timeout 3600]
     python benchmarks/memory.py --show              (prints the table and draws the plot from what is measured)
@@ -13,6 +13,8 @@ sampled ten times a second; "store" is the most that the output folder took mean
 Seconds are the whole process's wall time. "pass ÷ plain" are the seconds of the profile's stages without head fit, proxies and
 block timing, and for another library those of its work, over those of a plain forward and backward with all weights trainable
 (`peers.py plain`, same batches, a process of its own, float32 in memory); where only some batches were done, per sample.
+`stream-bf16` (`--precision bf16`) is compared with `plain-bf16`, the same pass under autocast; `plain-onednn` is the plain pass
+with float32 products by the library that LayerLens takes them to (`linalg/fast_products.py`), to tell what of a ratio is that.
 A profile "in memory" and the plain pass hold float32, also of a bfloat16 checkpoint. What would not fit into the memory that is
 free is not started, and says so. `uni-layer` runs on one batch: each metric of each block is a pass of its own.
 
@@ -49,14 +51,15 @@ from shapes import ROOT, data_of
 HERE = Path(__file__).resolve().parent
 OUT = Path("runs/benchmarks/memory.json")
 PROFILES = Path("runs/benchmarks/memory")
-MODES = ("stream", "memory")
+MODES = ("stream", "stream-bf16", "memory")
+PLAINS = ("plain", "plain-onednn", "plain-bf16")
 PEERS = ("opacus-ghost", "opacus-grad-sample", "curvlinops", "eva", "uni-layer")
 #: Batches of a peer where not all: what takes passes by the dozen.
 PEER_BATCHES = {"uni-layer": 1}
 #: Samples of 128 tokens by default; others get 128.
 NUM_SAMPLES = {"gpt-neo-1.3b": 32, "llama-3.2-1b": 32, "llama-2-7b": 8}
 #: Copies of all weights in float32 that a kind holds at least, and copies per sample of a batch; only to skip what cannot fit.
-COPIES = {"memory": 3.0, "plain": 2.2, "opacus-ghost": 2.2, "curvlinops": 3.0, "eva": 1.2, "uni-layer": 2.4}
+COPIES = {"memory": 3.0, **dict.fromkeys(PLAINS, 2.2), "opacus-ghost": 2.2, "curvlinops": 3.0, "eva": 1.2, "uni-layer": 2.4}
 COPIES_PER_SAMPLE = {"opacus-grad-sample": 1.0}
 APART_BYTES = 1.5e9
 #: Stages of a profile that are not the pass.
@@ -65,7 +68,7 @@ APART_STAGES = ("head_fit", "proxies", "timing")
 TARGETS = {"bert-base": ((500e6, None), (450e6, None)), "llama-2-7b": ((2.0e9, 1800.0), (1.5e9, 900.0))}
 #: For the rest: peak over the bytes of the weights.
 MAX_RATIO = 2.0
-PASS_TARGET = {"stream": (2.0, 1.6), "memory": (2.0, 1.5)}
+PASS_TARGET = {"stream": (2.0, 1.6), "stream-bf16": (2.0, 1.6), "memory": (2.0, 1.5)}
 
 
 def measured(command: list[str], log: Path, timeout: float, watched: Path | None = None) -> dict[str, Any]:
@@ -144,8 +147,9 @@ def profiled(name: str, mode: str, options: argparse.Namespace, settings: dict[s
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "layerlens", "profile", str(ROOT / name), "--data", str(data_of(name)), "--out", str(folder)]
-    command += ["--proxy", "off", "--execution", mode, *_flags(settings)]
-    if mode == "stream" and options.max_memory:
+    command += ["--proxy", "off", "--execution", mode.removesuffix("-bf16"), *_flags(settings)]
+    command += ["--precision", "bf16"] if mode.endswith("-bf16") else []
+    if mode.startswith("stream") and options.max_memory:
         command += ["--max-memory", options.max_memory]
     row = measured(command, PROFILES / f"{name}-{mode}.log", options.timeout, folder)
     row["command"] = " ".join(["layerlens", *command[3:]])
@@ -187,7 +191,7 @@ def lacking(kind: str, num_weights: int, batch_size: int) -> str | None:
     """Why a kind is not started; None where it may fit."""
     copies = COPIES.get(kind, 1.2) + COPIES_PER_SAMPLE.get(kind, 0.0) * batch_size
     needed, free = copies * 4 * num_weights + APART_BYTES, free_bytes()
-    if kind == "stream" or needed <= free:
+    if kind.startswith("stream") or needed <= free:
         return None
     return f"not started: needs about {needed / 1e9:.0f} GB, {free / 1e9:.0f} GB are free"
 
@@ -215,7 +219,7 @@ def run(name: str, kinds: list[str], options: argparse.Namespace, results: dict[
             "weight_bytes": facts["weight_bytes"],
             "dtype": facts["dtype"],
         }
-        row |= {"settings": settings, "max_memory": options.max_memory if kind == "stream" else None}
+        row |= {"settings": settings, "max_memory": options.max_memory if kind.startswith("stream") else None}
         row |= {"load_average": os.getloadavg()[0], "cores": os.cpu_count()}
         row["harness_peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         results[f"{name} {kind}"] = row
@@ -226,7 +230,8 @@ def run(name: str, kinds: list[str], options: argparse.Namespace, results: dict[
 
 def ratio(row: dict[str, Any], results: dict[str, Any]) -> float | None:
     """A row's work over the plain pass's, per sample; None unless both were measured with the same settings."""
-    plain = results.get(f"{row['shape']} plain", {})
+    yardstick = "plain-bf16" if row["kind"] == "stream-bf16" else "plain"
+    plain = results.get(f"{row['shape']} {yardstick}", {})
     if "pass_seconds" not in row or "pass_seconds" not in plain or row["settings"] != plain["settings"]:
         return None
     return float(row["pass_seconds"] / row["samples"] / (plain["pass_seconds"] / plain["samples"]))
@@ -237,7 +242,7 @@ def verdicts(row: dict[str, Any], over_plain: float | None) -> str:
     if row["kind"] not in MODES or row["outcome"] != "completes":
         return ""
     told = []
-    if row["kind"] == "stream":
+    if row["kind"].startswith("stream"):
         for word, limits in zip(("reach", "goal"), TARGETS.get(row["shape"], ((MAX_RATIO * row["weight_bytes"], None),))):
             kept = row["peak_bytes"] <= limits[0] and (limits[1] is None or row["seconds"] <= limits[1])
             told.append(
@@ -261,7 +266,7 @@ def show(results: dict[str, Any], out: Path) -> None:
     table.add_column("utility variance")
     table.add_column("targets", overflow="fold")
     order = {name: place for place, name in enumerate(SHAPES)}
-    kinds = {kind: place for place, kind in enumerate((*MODES, "plain", *PEERS))}
+    kinds = {kind: place for place, kind in enumerate((*MODES, *PLAINS, *PEERS))}
     for row in sorted(results.values(), key=lambda row: (order[row["shape"]], kinds[row["kind"]])):
         over_plain = ratio(row, results)
         cells = [f"{row['weight_bytes'] / 1e9:.2f}", str(row.get("samples", ""))]
@@ -286,7 +291,7 @@ def show(results: dict[str, Any], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="bert-base", help=f"comma-separated, or all: {', '.join(SHAPES)}")
-    parser.add_argument("--modes", default="stream,memory", help="stream, memory, both, or nothing: ''")
+    parser.add_argument("--modes", default="stream,memory", help=f"of {', '.join(MODES)}; '' for none")
     parser.add_argument("--peers", nargs="?", const=",".join(PEERS), default="", help="all other libraries, or those named")
     parser.add_argument("--no-plain", action="store_true", help="leave the plain pass out")
     parser.add_argument("--max-memory", default=None, help="cap of the streamed rows, as 2GB")
@@ -303,7 +308,7 @@ def main() -> None:
     kinds = [kind for kind in options.modes.split(",") if kind]
     kinds += [] if options.no_plain else ["plain"]
     kinds += [kind for kind in options.peers.split(",") if kind]
-    if unknown := [*(set(names) - set(SHAPES)), *(set(kinds) - {*MODES, "plain", *PEERS})]:
+    if unknown := [*(set(names) - set(SHAPES)), *(set(kinds) - {*MODES, *PLAINS, *PEERS})]:
         parser.error(f"unknown {', '.join(sorted(unknown))}")
     results: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     if not options.show:

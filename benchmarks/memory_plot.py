@@ -9,8 +9,11 @@ from xml.sax.saxutils import escape
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 460, 74, 150, 40, 54
 COLOURS = {
     "stream": "#0b6e4f",
+    "stream-bf16": "#58a55c",
     "memory": "#c8553d",
     "plain": "#555555",
+    "plain-onednn": "#888888",
+    "plain-bf16": "#bbbbbb",
     "opacus-ghost": "#3066be",
     "opacus-grad-sample": "#7b2d8b",
     "curvlinops": "#b8860b",

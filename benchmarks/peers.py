@@ -6,6 +6,8 @@ Prints one line of JSON: seconds of the work alone (imports and loading apart) a
 only the first K batches. Every kind works in float32 in memory; nothing is fitted first, for no cost here depends on the weights.
 
 plain                forward and backward, every weight trainable, gradients dropped before each batch: the yardstick
+plain-onednn         the same with float32 products by oneDNN
+plain-bf16           the same under autocast in bfloat16
 opacus-ghost         opacus, norms of per-sample gradients of every planned weight without the gradients
                      (GradSampleModuleFastGradientClipping, ghost clipping)
 opacus-grad-sample   opacus, the per-sample gradients themselves (GradSampleModule), their norms taken
@@ -37,6 +39,7 @@ from torch.nn.functional import cross_entropy
 
 from layerlens.config import ProfilingConfig
 from layerlens.data.example import Batch
+from layerlens.linalg.fast_products import fast_products
 from layerlens.profiling.calibration import calibration_batches, choose_samples
 from layerlens.profiling.sample_lengths import sample_lengths
 from layerlens.words import TaskKind
@@ -75,6 +78,20 @@ def plain(case: Case) -> None:
     for values in case.values:
         case.model.zero_grad()
         case.loss(case.model, values).backward()
+
+
+def plain_onednn(case: Case) -> None:
+    with fast_products():
+        plain(case)
+
+
+def plain_bf16(case: Case) -> None:
+    case.model.requires_grad_(True)
+    for values in case.values:
+        case.model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = case.loss(case.model, values)
+        loss.backward()
 
 
 def opacus_ghost(case: Case) -> None:
@@ -188,6 +205,8 @@ def uni_layer(case: Case) -> None:
 
 KINDS: dict[str, Callable[[Case], None]] = {
     "plain": plain,
+    "plain-onednn": plain_onednn,
+    "plain-bf16": plain_bf16,
     "opacus-ghost": opacus_ghost,
     "opacus-grad-sample": opacus_grad_sample,
     "curvlinops": curvlinops,

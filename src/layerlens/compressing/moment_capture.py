@@ -20,6 +20,7 @@ from layerlens.compressing.calibration_samples import Tokens
 from layerlens.compressing.layer_moments import InputMoments, LayerMoments
 from layerlens.compressing.moment_sums import squares
 from layerlens.errors import NotFiniteError, UnsupportedModelError
+from layerlens.linalg.fast_products import fast_products
 from layerlens.linalg.per_sample_norms import ghost_norms, is_ghost_cheaper_alone, token_gram
 from layerlens.models.forward_hooks import taken_off
 from layerlens.models.sequences import as_sequences
@@ -75,6 +76,7 @@ class MomentCapture:
         self._readers.clear()
         self._token_grams.clear()
 
+    @fast_products()
     def _on_forward(self, name: str, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         tokens = self._of_part()
         if name in self._reads:
@@ -104,6 +106,7 @@ class MomentCapture:
         mask = tokens.mask_of(values)
         return _Read(values if mask is None else values * mask[..., None], source, name)
 
+    @fast_products()
     def _on_gradient(self, name: str, gradient: Tensor) -> None:
         tokens, read = self._of_part(), self._reads.pop(name)
         values = as_sequences(gradient.detach(), len(tokens.is_held), name)

@@ -30,6 +30,7 @@ from layerlens.compressing.stored_matrix import restored, stored
 from layerlens.linalg.bit_planes import unpack_codes
 from layerlens.linalg.codes import Codes, dequantise
 from layerlens.linalg.error_feedback import InputFeedback, OutputFeedback, input_feedback, output_feedback
+from layerlens.linalg.fast_products import fast_products
 from layerlens.linalg.nearest_rounding import round_to_nearest
 from layerlens.linalg.second_order_rounding import second_order_rounding
 from layerlens.linalg.whitened_factors import Factors, plain_factors, whitened_factors
@@ -56,6 +57,7 @@ class Solved:
     spectrum_rank: float
 
 
+@fast_products()
 def solve_matrix(
     weight: Float[Tensor, "out_features in_features"], sensitivity: Sensitivity, kept_element_bytes: int, grid: OptionGrid
 ) -> Solved:

@@ -55,6 +55,10 @@ class ProfilingConfig(DataConfig):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="what computes: the processor, an accelerator, or an accelerator where there is one"
     )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="products of the blocks: in float32, or rounded to bfloat16, which is faster where the device has it",
+    )
     execution: Literal["auto", "memory", "stream"] = Field(
         default="auto", description="hold the model in memory, stream it block by block, or stream what would not fit comfortably"
     )

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerlens.linalg.blocked_triangular import cholesky_, solve_
 from layerlens.linalg.gram import GramSum, row_gram
 
 #: Eigenvalues of ZZᵀ below this share of the ridge are not told from zero.
@@ -65,7 +66,7 @@ class _CholeskyWhitener(Whitener):
         self._factor, self._scale = factor, float(count) ** 0.5
 
     def apply_(self, matrix: Float[Tensor, "rows features"]) -> None:
-        _solve_(self._factor, matrix)
+        solve_(self._factor, matrix)
         matrix *= self._scale
 
 
@@ -94,27 +95,18 @@ class _RowWhitener(Whitener):
 def _factored(make: Callable[[], Tensor], ridge: float) -> Float[Tensor, "features features"]:
     """Lower Cholesky factor of the made matrix + ridge · I, in that matrix's own memory."""
     damped = make()
+    dtype = damped.dtype
     damped.diagonal().add_(ridge)
-    # LAPACK works in place on columns; those of the transpose of a symmetric matrix are its own.
-    factor, info = damped.t(), torch.empty((), dtype=torch.int32, device=damped.device)
-    torch.linalg.cholesky_ex(factor, out=(factor, info))
-    if info.item() == 0:
-        return factor
+    if cholesky_(damped):
+        return damped
     # A tiny damping leaves float32 too few digits to tell the matrix from a singular one; and the rounding of its entries,
     # at most that of its trace, may leave negative eigenvalues that no smaller damping lifts.
+    del damped
     precise = make().double()
-    rounding = torch.finfo(damped.dtype).eps * precise.diagonal().sum().item()
+    rounding = torch.finfo(dtype).eps * precise.diagonal().sum().item()
     precise.diagonal().add_(ridge)
     factor, info = torch.linalg.cholesky_ex(precise)
     if info.item() != 0:
         precise.diagonal().add_(rounding)
         factor = torch.linalg.cholesky(precise)
-    return factor.to(damped.dtype)
-
-
-def _solve_(factor: Float[Tensor, "features features"], matrix: Float[Tensor, "rows features"]) -> None:
-    """matrix ← matrix L⁻ᵀ in the matrix's own memory."""
-    if matrix.stride(0) == 1:
-        torch.linalg.solve_triangular(factor.t(), matrix, upper=True, left=False, out=matrix)
-    else:
-        torch.linalg.solve_triangular(factor, matrix.t(), upper=False, out=matrix.t())
+    return factor.to(dtype)

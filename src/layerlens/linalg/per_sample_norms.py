@@ -100,7 +100,7 @@ def add_gradients_with_norms_(
             target = total[start:stop]
             for sample in range(len(values)):
                 torch.mm(gradient[sample, :, start:stop].t(), values[sample], out=block)
-                parts.append(torch.dot(flat, flat))
+                parts.append(torch.linalg.vector_norm(flat).square())
                 target.add_(block)
         norms += torch.stack(parts)
     return norms

@@ -35,6 +35,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerlens.linalg.fast_products import fast_products
+
 #: Values of each weight that the profile keeps.
 LEADING = 256
 #: Largest smaller side that is decomposed in float64 at once.
@@ -48,6 +50,7 @@ _ROWS_AT_ONCE = 1024
 _NUM_BLOCKS = 8
 
 
+@fast_products()
 def singular_values(weight: Float[Tensor, "out_features in_features"], count: int = LEADING) -> Float[Tensor, " leading"]:
     """The largest singular values, to a relative 1e-3 or better.
 

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from layerlens.linalg.fast_products import fast_products
 from layerlens.linalg.leading_subspace import OVERSAMPLING, Products, Seen, leading_subspace
 from layerlens.linalg.quadratic_form import trace_form
 from layerlens.linalg.singular_values import multiplies_bfloat16
@@ -59,6 +60,7 @@ class Factors:
     loss_of_rank: Float64[Tensor, " ranks"]
 
 
+@fast_products()
 def whitened_factors(
     weight: Float[Tensor, "out_features in_features"],
     input_gram: Float[Tensor, "in_features in_features"],
@@ -76,6 +78,7 @@ def whitened_factors(
     return _factors(weight.detach().float(), _seen(input_gram), _seen(output_gram), rank)
 
 
+@fast_products()
 def plain_factors(weight: Float[Tensor, "out_features in_features"], rank: int) -> Factors:
     """Factor a matrix so that ½ ‖up·down − W‖² is least at every rank: the truncated singular value decomposition.
 

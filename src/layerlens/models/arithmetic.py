@@ -1,8 +1,11 @@
-"""In what arithmetic a device is fast."""
+"""In what arithmetic a device is fast, and a product is made."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
+from torch import Tensor
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -12,3 +15,17 @@ def has_fast_bf16(device: torch.device) -> bool:
     # torch has told this since 2.10; before, float32 is the safe choice.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def product_type(inputs: Tensor) -> torch.dtype:
+    """The type that a product with these inputs is in: autocast's where that is on, else their own."""
+    return torch.get_autocast_dtype(inputs.device.type) if _is_autocast_on(inputs.device) else inputs.dtype
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Products in their own type until the context ends, also inside an autocast."""
+    return torch.autocast(device.type, enabled=False) if _is_autocast_on(device) else nullcontext()
+
+
+def _is_autocast_on(device: torch.device) -> bool:
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)

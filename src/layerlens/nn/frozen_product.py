@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from layerlens.models.arithmetic import product_type
 from layerlens.nn.uncast_module import UncastModule
 
 
@@ -25,10 +26,7 @@ class FrozenMatrix(UncastModule):
 
     def product(self, inputs: Float[Tensor, "*axes in_features"]) -> Float[Tensor, "*axes out_features"]:
         """x Wᵀ, in the type of the inputs, or in autocast's where that is on; only the inputs get a gradient."""
-        kind = inputs.device.type
-        has_autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if has_autocast else inputs.dtype
-        flat = inputs.reshape(-1, self.in_features).to(dtype)
+        flat = inputs.reshape(-1, self.in_features).to(product_type(inputs))
         outputs: Tensor = _FrozenProduct.apply(flat, self)
         return outputs.view(*inputs.shape[:-1], self.out_features)
 

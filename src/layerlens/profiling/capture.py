@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from layerlens.artifacts.layers import LayerSpec
 from layerlens.errors import UnsupportedModelError
+from layerlens.linalg.fast_products import fast_products
 from layerlens.linalg.token_mixing import TokenMixer
+from layerlens.models.arithmetic import without_autocast
 from layerlens.models.forward_hooks import taken_off
 from layerlens.models.sequences import as_sequences
 from layerlens.profiling.calibration import CalibrationBatch
@@ -133,18 +135,23 @@ class Capture:
         for sums in self.sums.values():
             sums.shared.end_batch()
 
+    @fast_products()
     def _on_forward(self, name: str, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if name in self._inputs:
             raise UnsupportedModelError(
                 f"layer {name} runs more than once in one forward pass; layers that share a weight cannot be profiled"
             )
         source = args[0].detach()
-        inputs = as_sequences(source, len(self._part), name)
-        self._inputs[name] = _Read(inputs, source, source._version)
         leader = self._readers.setdefault((source.data_ptr(), source.shape, source.stride()), name)
+        # Under autocast the layer multiplied what it reads in the type of its output; readers of one input share the copy.
+        values = self._inputs[leader].inputs if leader in self._inputs else source.to(output.dtype)
+        inputs = as_sequences(values, len(self._part), name)
+        self._inputs[name] = _Read(inputs, source, source._version)
         self._join(name, leader)
         if self._feeders[leader, self._spaces[name]] == name:
-            self.sums[name].shared.add(inputs, self._mixer, self._num_before)
+            # The block's own products may be rounded; those of the statistics are not.
+            with without_autocast(source.device):
+                self.sums[name].shared.add(inputs, self._mixer, self._num_before)
         if not output.requires_grad:
             # Nothing below needs a gradient, so the graph starts here.
             output.requires_grad_()
@@ -162,6 +169,7 @@ class Capture:
                 f"layer {name} reads the input of {leader} in one batch and not in another; it cannot be profiled"
             )
 
+    @fast_products()
     def _on_gradient(self, name: str, gradient: Tensor) -> None:
         read = self._inputs.pop(name) if self._is_last_backward else self._inputs[name]
         if read.source._version != read.version:

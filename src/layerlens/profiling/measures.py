@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from layerlens.artifacts.layers import LayerSpec
+from layerlens.linalg.fast_products import fast_products
 from layerlens.profiling.gains import last_readers
 from layerlens.profiling.intervals import Interval, intervals, replicates
 from layerlens.profiling.metrics import raw_metrics
@@ -40,6 +41,7 @@ class Measures:
         self.replicates.update(other.replicates)
 
 
+@fast_products()
 def measure_layers(
     statistics: Statistics,
     layers: Sequence[LayerSpec],

@@ -173,6 +173,7 @@ class _Pass:
         with stages.timed("statistics"):
             examples = data.take(chosen)
             lengths = sample_lengths(model, layout.layers, task, examples)
+            blocks = [model.get_submodule(block.path) for block in layout.blocks]
             statistics = collect_statistics(
                 model,
                 layout.layers,
@@ -182,6 +183,7 @@ class _Pass:
                 fisher_labels=config.fisher_labels,
                 seed=config.seed,
                 sample_names=chosen,
+                bf16_blocks=blocks if config.precision == "bf16" else (),
                 processes=processes,
                 progress=watcher,
             )

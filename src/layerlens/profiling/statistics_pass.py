@@ -18,6 +18,7 @@ from layerlens.config import FisherLabels
 from layerlens.data.example import Batch, Example
 from layerlens.data.task import Task
 from layerlens.errors import NotFiniteError
+from layerlens.models.block_autocast import blocks_in_bf16
 from layerlens.models.first_not_finite import first_not_finite
 from layerlens.models.frozen import frozen
 from layerlens.profiling.batch_device import to_device_of
@@ -42,6 +43,7 @@ def collect_statistics(
     seed: int = 0,
     sample_names: Sequence[int] | None = None,
     space: Space | None = None,
+    bf16_blocks: Sequence[nn.Module] = (),
     processes: Processes = ALONE,
     progress: Progress = SILENT,
 ) -> Statistics:
@@ -57,6 +59,7 @@ def collect_statistics(
         seed: Seed of sampled labels.
         sample_names: Position of each sample in the data set, for messages.
         space: Where every layer's statistics are kept; None for the cheaper space, layer by layer.
+        bf16_blocks: Blocks of the model whose products are rounded to bfloat16; the others' are in float32.
         processes: Processes that share the batches; only the first one's result is of all samples then.
         progress: Told of every batch.
 
@@ -78,7 +81,7 @@ def collect_statistics(
     is_true = fisher_labels is FisherLabels.TRUE
     names = sample_names if sample_names is not None else range(len(examples))
     not_finite: tuple[CalibrationBatch, Batch, Tensor] | None = None
-    with frozen(model), capture.hooked():
+    with frozen(model), blocks_in_bf16(bf16_blocks), capture.hooked():
         own = processes.share(batches)
         capture.skip(sum(len(batch.samples) for batch in batches[: own.start]))
         for position in progress.track(own, "statistics", total=len(own)):

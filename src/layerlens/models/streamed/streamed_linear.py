@@ -1,4 +1,7 @@
-"""A frozen linear layer whose weight is streamed: the same numbers as `Linear` and `Conv1D` over the weight in float32."""
+"""A frozen linear layer whose weight is streamed: the same numbers as `Linear` and `Conv1D` over the weight in float32.
+
+Under autocast in bfloat16, as theirs are there; sums over slices of the weight stay in float32.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
+from layerlens.linalg.fast_products import fast_products
+from layerlens.models.arithmetic import product_type
 from layerlens.models.streamed.weight_source import WeightSource
 
 
@@ -30,11 +34,7 @@ class StreamedLinear(nn.Module):
         self.times_weight_gradient = False
 
     def forward(self, inputs: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
-        if not self.is_transposed and self.source.is_held and not self.times_weight_gradient:
-            held = self.source.read()
-            if held.dtype == torch.float32:
-                return functional.linear(inputs, held, self.bias)
-        output: Tensor = _Streamed.apply(inputs, self)
+        output: Tensor = _Streamed.apply(inputs.to(product_type(inputs)), self)
         return output
 
     def weight_matrix(self) -> Float[Tensor, "out_features in_features"]:
@@ -50,38 +50,57 @@ class _Streamed(torch.autograd.Function):
     """Products with W slice by slice; keeps no copy of W between forward and backward."""
 
     @staticmethod
+    @fast_products()
     def forward(ctx: Any, inputs: Tensor, layer: StreamedLinear) -> Tensor:
         ctx.layer = layer
         if layer.times_weight_gradient:
             ctx.save_for_backward(inputs)
         flat = inputs.reshape(-1, layer.in_features)
-        bias = layer.bias
-        if layer.is_transposed:
-            output = flat.new_zeros(len(flat), layer.out_features) if bias is None else bias.repeat(len(flat), 1)
-            for rows, weight in layer.source.slices():
-                output.addmm_(flat[:, rows], weight)
-        else:
-            output = flat.new_empty(len(flat), layer.out_features)
-            for rows, weight in layer.source.slices():
-                output[:, rows] = flat @ weight.t() if bias is None else torch.addmm(bias[rows], flat, weight.t())
+        bias = None if layer.bias is None else layer.bias.to(flat.dtype)
+        output = (_times if layer.is_transposed else _times_transposed)(flat, layer.source, bias)
         return output.view(*inputs.shape[:-1], layer.out_features)
 
     @staticmethod
+    @fast_products()
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         layer: StreamedLinear = ctx.layer
         gradient = gradients[0]
         flat = gradient.reshape(-1, layer.out_features)
         if layer.times_weight_gradient:
             _spend_weight_gradient(flat, ctx.saved_tensors[0].reshape(-1, layer.in_features))
-        if layer.is_transposed:
-            result = flat.new_empty(len(flat), layer.in_features)
-            for rows, weight in layer.source.slices():
-                result[:, rows] = flat @ weight.t()
-        else:
-            result = flat.new_zeros(len(flat), layer.in_features)
-            for rows, weight in layer.source.slices():
-                result.addmm_(flat[:, rows], weight)
+        result = (_times_transposed if layer.is_transposed else _times)(flat, layer.source, None)
         return result.view(*gradient.shape[:-1], layer.in_features), None
+
+
+def _times(
+    values: Float[Tensor, "tokens rows"], source: WeightSource, bias: Float[Tensor, " columns"] | None
+) -> Float[Tensor, "tokens columns"]:
+    """Values times the matrix as it is stored, in their type; summed over slices in float32."""
+    wide = torch.promote_types(values.dtype, torch.float32)
+    total = values.new_zeros(len(values), source.shape[1], dtype=wide)
+    if bias is not None:
+        total += bias
+    for rows, weight in source.slices(values.dtype):
+        if values.dtype == wide:
+            total.addmm_(values[:, rows], weight)
+        else:
+            total += values[:, rows] @ weight
+    return total.to(values.dtype)
+
+
+def _times_transposed(
+    values: Float[Tensor, "tokens columns"], source: WeightSource, bias: Float[Tensor, " rows"] | None
+) -> Float[Tensor, "tokens rows"]:
+    """Values times the transposed matrix, in their type."""
+    output = values.new_empty(0)
+    for rows, weight in source.slices(values.dtype):
+        part = values @ weight.t() if bias is None else torch.addmm(bias[rows], values, weight.t())
+        if len(weight) == source.shape[0]:
+            return part
+        if rows.start == 0:
+            output = values.new_empty(len(values), source.shape[0])
+        output[:, rows] = part
+    return output
 
 
 def _spend_weight_gradient(gradient: Float[Tensor, "rows out_features"], inputs: Float[Tensor, "rows in_features"]) -> None:

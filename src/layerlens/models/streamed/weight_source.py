@@ -1,6 +1,6 @@
 """Where a streamed layer's weight comes from: held in memory as it is stored, or read in slices each time it is used.
 
-hold()      the stored type stays in memory until release(); float32 is used as it is, other types slice by slice
+hold()      the stored type stays in memory until release(); it is used as it is, in other types slice by slice
 otherwise   slices are read from the file, used and let go: one slice is all that is ever in memory
 """
 
@@ -99,9 +99,9 @@ class WeightSource:
         self._reader.read_into(self._name, staged)
         return staged
 
-    def slices(self) -> Iterator[tuple[slice, Tensor]]:
-        """The matrix in float32, as row ranges of what is stored with their values."""
-        if self._held is not None and self._held.dtype == torch.float32:
+    def slices(self, dtype: torch.dtype = torch.float32) -> Iterator[tuple[slice, Tensor]]:
+        """The matrix in a type, as row ranges of what is stored with their values."""
+        if self._held is not None and self._held.dtype == dtype:
             yield slice(0, self.shape[0]), self._held
             return
         num_bytes = SLICE_BYTES if self.device.type == "cpu" else _DEVICE_SLICE_BYTES
@@ -109,12 +109,12 @@ class WeightSource:
         for start in range(0, self.shape[0], step):
             rows = slice(start, min(start + step, self.shape[0]))
             if self._held is not None:
-                yield rows, self._held[rows].float()
+                yield rows, self._held[rows].to(dtype)
                 continue
             values = self._reader.read(self._name, rows.start, rows.stop)
             if not self._is_checked:
                 self._check(values)
-            yield rows, values.to(self.device).float()
+            yield rows, values.to(self.device).to(dtype)
         self._is_checked = True
 
     def _check(self, values: Tensor) -> None:

@@ -24,6 +24,7 @@ from layerlens.config import ProfilingConfig, default_max_rank
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import Partition
 from layerlens.linalg.singular_values import singular_values
+from layerlens.models.block_autocast import blocks_in_bf16
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.threads import threads
 from layerlens.profiling.assembly import Measured, assemble_profile
@@ -113,34 +114,12 @@ class _Run(StreamedCalibration):
 
     def profile(self, command: str) -> tuple[Profile, dict[str, np.ndarray], Timing]:
         journal = Journal(self.work, self._identity())
-        step = 0
+        # In float32 always: a head fitted on rounded features may stop at another step, and be quite another head.
         with self.stages.timed("head_fit"):
-            head_fit = self._fit_head(journal, step)
-        step += 1
-        num_blocks = len(self.model.layout.blocks)
-        turns = [*range(num_blocks), None, *(block for _, block, _ in self._downward())]
-        self.placement.follow(turn for position, turn in enumerate(turns) if not journal.is_done(step + position))
-        with ActivationStore(self.work / "activations.bin", self.samples.shapes, self.slots.num_slots) as store:
-            steps = StreamedPass(
-                self.model,
-                self.samples,
-                store,
-                holds_weights=self.settings.holds_weights,
-                loss_tokens=self.settings.loss_tokens,
-                after_part=self.guard.check,
-                sample_names=self.chosen,
-                placement=self.placement,
-            )
-            with self.stages.timed("forward"):
-                for block in self.progress.track(range(num_blocks), "forward, block by block", total=num_blocks):
-                    if not journal.is_done(step + block):
-                        steps.forward(block, *self._upward(block))
-                        journal.finish(step + block)
-                step += num_blocks
-            losses = self._losses(journal, step, steps)
-            step += 1
-            with self.stages.timed("backward"):
-                blocks = self._backward(journal, step, steps, losses)
+            head_fit = self._fit_head(journal, 0)
+        modules = [self.model.model.get_submodule(block.path) for block in self.model.layout.blocks]
+        with blocks_in_bf16(modules, is_wanted=self.config.precision == "bf16"):
+            losses, blocks = self._pass(journal, 1)
         measures = Measures()
         for result in blocks:
             measures.update(result.measures)
@@ -175,6 +154,34 @@ class _Run(StreamedCalibration):
         for warning in profile.warnings:
             self.progress.note(warning)
         return profile, arrays, timing.model_copy(update={"stages": self.stages.seconds})
+
+    def _pass(self, journal: Journal, step: int) -> tuple[Losses, list[BlockResult]]:
+        """Forward and backward, step by step."""
+        num_blocks = len(self.model.layout.blocks)
+        turns = [*range(num_blocks), None, *(block for _, block, _ in self._downward())]
+        self.placement.follow(turn for position, turn in enumerate(turns) if not journal.is_done(step + position))
+        with ActivationStore(self.work / "activations.bin", self.samples.shapes, self.slots.num_slots) as store:
+            steps = StreamedPass(
+                self.model,
+                self.samples,
+                store,
+                holds_weights=self.settings.holds_weights,
+                loss_tokens=self.settings.loss_tokens,
+                after_part=self.guard.check,
+                sample_names=self.chosen,
+                placement=self.placement,
+            )
+            with self.stages.timed("forward"):
+                for block in self.progress.track(range(num_blocks), "forward, block by block", total=num_blocks):
+                    if not journal.is_done(step + block):
+                        steps.forward(block, *self._upward(block))
+                        journal.finish(step + block)
+                step += num_blocks
+            losses = self._losses(journal, step, steps)
+            step += 1
+            with self.stages.timed("backward"):
+                blocks = self._backward(journal, step, steps, losses)
+        return losses, blocks
 
     def _identity(self) -> dict[str, Any]:
         """What the numbers depend on, to their last bit: on an accelerator other ones than on a processor."""

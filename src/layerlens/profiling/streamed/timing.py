@@ -14,6 +14,8 @@ import torch
 from layerlens.artifacts.profile import BlockTiming, Timing
 from layerlens.data.example import Example
 from layerlens.data.task import Task
+from layerlens.models.arithmetic import has_fast_bf16
+from layerlens.models.block_autocast import blocks_in_bf16
 from layerlens.models.devices import device_name, seconds_now
 from layerlens.models.frozen import frozen
 from layerlens.models.streamed.load import StreamedModel
@@ -34,7 +36,8 @@ def time_blocks(
 ) -> Timing:
     """Time one batch through a block of each shape and through what surrounds the blocks.
 
-    A weight's gradient is computed in slices and let go, so its time is in the backward seconds and its memory is not.
+    In the arithmetic that training takes unless it is told otherwise: blocks in bf16 autocast where that is fast. A weight's
+    gradient is computed in slices and let go, so its time is in the backward seconds and its memory is not.
 
     Args:
         model: The streamed model.
@@ -44,12 +47,19 @@ def time_blocks(
         loss_tokens: Padded tokens that run through the head together, as in the pass; the batch takes so many times as long.
     """
     part = next(samples.parts())
+    device = model.skeleton.device
+    is_bf16 = has_fast_bf16(device)
     by_shape: dict[Any, BlockTiming] = {}
     timings = []
     for position, block in enumerate(model.layout.blocks):
         shape = _shape(model, position)
         if shape not in by_shape:
-            with frozen(model.model), model.held(position, is_wanted=holds_weights):
+            module = model.model.get_submodule(block.path)
+            with (
+                frozen(model.model),
+                model.held(position, is_wanted=holds_weights),
+                blocks_in_bf16([module], is_wanted=is_bf16),
+            ):
                 forward, frozen_backward = _medians(partial(_block_pass, model, samples, part, position))
                 with _with_weight_gradients(model.layers_of(position).values()):
                     _, backward = _medians(partial(_block_pass, model, samples, part, position))
@@ -66,7 +76,6 @@ def time_blocks(
     for parameter in model.model.parameters():
         parameter.grad = None
     num_samples, tokens, _ = samples.shapes[0]
-    device = model.skeleton.device
     return Timing(
         device=device_name(device),
         threads=torch.get_num_threads(),
@@ -75,6 +84,7 @@ def time_blocks(
         outside_forward_seconds=outside[0],
         outside_backward_seconds=outside[1],
         update_seconds_per_parameter=update_seconds_per_parameter(device),
+        arithmetic="bf16" if is_bf16 else "fp32",
         blocks=timings,
         latency=latency_models(model.layout.layers, device),
     )

@@ -107,7 +107,8 @@ def test_gradients_flow_through_a_block_as_in_the_model(tmp_path: Path, family: 
     skeleton.finish(inputs, hidden).logits.square().sum().backward()
     assert first.grad is not None
     assert kept[0].grad is not None
-    torch.testing.assert_close(first.grad, kept[0].grad, rtol=1e-5, atol=1e-6)
+    largest = float(kept[0].grad.abs().max())
+    torch.testing.assert_close(first.grad, kept[0].grad, rtol=1e-5, atol=1e-6 * max(1.0, largest))
 
 
 def test_tensors_under_the_names_of_older_releases_are_found(tmp_path: Path) -> None:

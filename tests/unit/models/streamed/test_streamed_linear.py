@@ -55,6 +55,38 @@ def test_outputs_and_gradients_are_those_of_the_layer_it_stands_for(
     assert torch.equal(layer.weight_matrix(), stored.T if is_transposed else stored)
 
 
+@pytest.mark.parametrize("stored_type", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("is_transposed", [False, True])
+@pytest.mark.parametrize("holds", [False, True])
+def test_under_autocast_it_rounds_as_the_layer_it_stands_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored_type: torch.dtype, is_transposed: bool, holds: bool
+) -> None:
+    monkeypatch.setattr(weight_source, "SLICE_BYTES", 4 * 7 * 12)
+    torch.manual_seed(0)
+    stored = torch.randn((12, 20) if is_transposed else (20, 12)).to(stored_type)
+    bias = nn.Parameter(torch.randn(20))
+    oracle: nn.Module = Conv1D(20, 12) if is_transposed else nn.Linear(12, 20)
+    with torch.no_grad():
+        oracle.weight.copy_(stored.float())
+        oracle.bias.copy_(bias)
+    layer = StreamedLinear(WeightSource(reader_of(tmp_path / "w.safetensors", w=stored), "w"), bias, is_transposed=is_transposed)
+    if holds:
+        layer.source.hold()
+    mine, theirs = (torch.randn(3, 5, 12, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
+    weights = torch.randn(3, 5, 20).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, expected = layer(mine), oracle(theirs)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert found.dtype == expected.dtype == torch.bfloat16
+    # One rounding to bfloat16 apart: theirs may sum in another order before it.
+    torch.testing.assert_close(found, expected, rtol=2.0**-7, atol=2.0**-6)
+    assert mine.grad is not None
+    assert theirs.grad is not None
+    assert mine.grad.dtype == torch.float32
+    torch.testing.assert_close(mine.grad, theirs.grad, rtol=2.0**-7, atol=2.0**-6)
+
+
 def test_a_released_weight_is_read_again(tmp_path: Path) -> None:
     source = WeightSource(reader_of(tmp_path / "w.safetensors", w=torch.ones(4, 3)), "w")
     source.hold()
