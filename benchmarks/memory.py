@@ -59,7 +59,16 @@ PEER_BATCHES = {"uni-layer": 1}
 #: Samples of 128 tokens by default; others get 128.
 NUM_SAMPLES = {"gpt-neo-1.3b": 32, "llama-3.2-1b": 32, "llama-2-7b": 8}
 #: Copies of all weights in float32 that a kind holds at least, and copies per sample of a batch; only to skip what cannot fit.
-COPIES = {"memory": 3.0, **dict.fromkeys(PLAINS, 2.2), "opacus-ghost": 2.2, "curvlinops": 3.0, "eva": 1.2, "uni-layer": 2.4}
+COPIES = {
+    "memory": 3.0,
+    "plain": 2.2,
+    "plain-onednn": 2.2,
+    "plain-bf16": 2.7,
+    "opacus-ghost": 2.2,
+    "curvlinops": 3.0,
+    "eva": 1.2,
+    "uni-layer": 2.4,
+}
 COPIES_PER_SAMPLE = {"opacus-grad-sample": 1.0}
 APART_BYTES = 1.5e9
 #: Stages of a profile that are not the pass.
@@ -292,7 +301,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="bert-base", help=f"comma-separated, or all: {', '.join(SHAPES)}")
     parser.add_argument("--modes", default="stream,memory", help=f"of {', '.join(MODES)}; '' for none")
-    parser.add_argument("--peers", nargs="?", const=",".join(PEERS), default="", help="all other libraries, or those named")
+    parser.add_argument(
+        "--peers", nargs="?", const=",".join(PEERS), default="", help=f"all other libraries, or those named; {PLAINS[1]} too"
+    )
     parser.add_argument("--no-plain", action="store_true", help="leave the plain pass out")
     parser.add_argument("--max-memory", default=None, help="cap of the streamed rows, as 2GB")
     parser.add_argument("--num-samples", type=int, default=None, help="128, 32 above a billion weights, 8 for 7B if not given")
@@ -306,7 +317,8 @@ def main() -> None:
     options = parser.parse_args()
     names = list(SHAPES) if options.shapes == "all" else [name for name in options.shapes.split(",") if name]
     kinds = [kind for kind in options.modes.split(",") if kind]
-    kinds += [] if options.no_plain else ["plain"]
+    if not options.no_plain:
+        kinds += ["plain", *(["plain-bf16"] if "stream-bf16" in kinds else [])]
     kinds += [kind for kind in options.peers.split(",") if kind]
     if unknown := [*(set(names) - set(SHAPES)), *(set(kinds) - {*MODES, *PLAINS, *PEERS})]:
         parser.error(f"unknown {', '.join(sorted(unknown))}")

@@ -39,7 +39,7 @@ from torch.nn.functional import cross_entropy
 
 from layerlens.config import ProfilingConfig
 from layerlens.data.example import Batch
-from layerlens.linalg.fast_products import fast_products
+from layerlens.linalg.fast_products import fast_products, is_thrown
 from layerlens.profiling.calibration import calibration_batches, choose_samples
 from layerlens.profiling.sample_lengths import sample_lengths
 from layerlens.words import TaskKind
@@ -82,6 +82,8 @@ def plain(case: Case) -> None:
 
 def plain_onednn(case: Case) -> None:
     with fast_products():
+        if not is_thrown():
+            raise SystemExit("this processor keeps its float32 products: plain-onednn would be plain")
         plain(case)
 
 

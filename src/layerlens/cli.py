@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 # Threads that wait for each other spin by default, which on a busy machine takes the processor from the very thread they wait
 # for: a training step then runs several times longer. Where they never spin, each of LAPACK's many short sections waits to be
-# woken, and an eigendecomposition takes three times as long. So they spin for some tens of microseconds. Must be set before
-# torch loads its thread pool.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# woken, and an eigendecomposition takes three times as long. So they spin for about a tenth of a millisecond. Must be set
+# before torch loads its thread pool.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 

@@ -57,7 +57,7 @@ class ProfilingConfig(DataConfig):
     )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32",
-        description="products of the blocks: in float32, or rounded to bfloat16, which is faster where the device has it",
+        description="blocks in float32, or in bfloat16 autocast, which is faster where the device has it",
     )
     execution: Literal["auto", "memory", "stream"] = Field(
         default="auto", description="hold the model in memory, stream it block by block, or stream what would not fit comfortably"
@@ -72,8 +72,13 @@ class ProfilingConfig(DataConfig):
     )
 
     def record(self) -> dict[str, Any]:
-        """The options as a profile and its folder keep them: an accelerator is named, since it changes the numbers."""
-        return self.model_dump(mode="json", exclude=None if self.device == "cuda" else {"device"})
+        """The options as a profile and its folder keep them.
+
+        An accelerator and a rounded pass are named, since they change the numbers; without them the record is that of earlier
+        releases, whose folders so remain readable.
+        """
+        usual = {name for name, value in (("device", "cuda"), ("precision", "bf16")) if getattr(self, name) != value}
+        return self.model_dump(mode="json", exclude=usual)
 
     @model_validator(mode="after")
     def _weights_name_metrics(self) -> ProfilingConfig:

@@ -12,6 +12,7 @@ model. Which library multiplies shows in the last bits.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,40 +25,69 @@ _LARGEST_ERROR = 1e-5
 _SIZE = 512
 
 
+class _Switch:
+    """torch's switch, which is the whole process's: thrown by the first that wants it, put back by the last."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = threading.Lock(), 0, "none"
+
+    def throw(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._before = str(_precision().fp32_precision)
+                _precision().fp32_precision = "bf16"
+            self._users += 1
+
+    def put_back(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                # What it reads may be inherited from a setting above it; a value is written only where that is not so.
+                _precision().fp32_precision = "none"
+                if _precision().fp32_precision != self._before:
+                    _precision().fp32_precision = self._before
+
+
+_SWITCH = _Switch()
+
+
 @contextmanager
 def fast_products() -> Iterator[None]:
     """Let products of float32 matrices on the processor run by the faster library until the context ends."""
     if not _is_exact():
         yield
         return
-    switch = _switch()
-    before = switch.fp32_precision
-    switch.fp32_precision = "bf16"
+    _SWITCH.throw()
     try:
         yield
     finally:
-        switch.fp32_precision = before
+        _SWITCH.put_back()
 
 
-def _switch() -> Any:
-    """torch has it since 2.9, and its type hints have it not."""
+def is_thrown() -> bool:
+    """Whether products go to the faster library now."""
+    return _precision() is not None and bool(_precision().fp32_precision == "bf16")
+
+
+def _precision() -> Any:
+    """Where torch has the switch, since 2.9; its type hints have it not."""
     return getattr(torch.backends.mkldnn, "matmul", None)
 
 
 @functools.cache
 def _is_exact() -> bool:
     """Whether this processor takes the switch and does not round for it."""
-    switch = _switch()
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    if not hasattr(switch, "fp32_precision") or not capabilities.get("avx512_bf16") or capabilities.get("amx_tile"):
+    if not hasattr(_precision(), "fp32_precision") or not capabilities.get("avx512_bf16") or capabilities.get("amx_tile"):
         return False
     generator = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(_SIZE, _SIZE, generator=generator) for _ in range(2))
-    before = switch.fp32_precision
-    switch.fp32_precision = "bf16"
+    left, right = (torch.randn(_SIZE, _SIZE, generator=generator, dtype=torch.float32, device="cpu") for _ in range(2))
+    _SWITCH.throw()
     try:
-        found: Tensor = left @ right
+        # The first to ask may be inside an autocast, whose rounding is not the switch's.
+        with torch.autocast("cpu", enabled=False):
+            found: Tensor = left @ right
     finally:
-        switch.fp32_precision = before
+        _SWITCH.put_back()
     exact = left.double() @ right.double()
     return float((found - exact).norm() / exact.norm()) < _LARGEST_ERROR

@@ -1,6 +1,7 @@
-"""Blocks that multiply in bfloat16, and everything around them in float32.
+"""Blocks that run in bfloat16 autocast, and everything around them in float32.
 
-Only the products of a block are rounded: hidden states between blocks, norms, head and loss stay in float32, because a rounded
+Inside a block its products are rounded, and with them what autocast lets follow in their type (activations, attention weights,
+norms of a product). The hidden state between blocks, the final norm, the head and the loss stay in float32, because a rounded
 logit is off by up to 2⁻⁸ of itself, which a loss of few nats would show.
 """
 
@@ -17,11 +18,12 @@ from layerlens.models.forward_hooks import taken_off
 
 
 @contextmanager
-def blocks_in_bf16(blocks: Iterable[nn.Module], *, is_wanted: bool = True) -> Iterator[None]:
+def blocks_in_bf16(blocks: Iterable[nn.Module], device: torch.device, *, is_wanted: bool = True) -> Iterator[None]:
     """Let the forward pass of these modules autocast to bfloat16 until the context ends; backward follows it.
 
     Args:
         blocks: Modules of which none runs inside another.
+        device: Where they run.
         is_wanted: Off, nothing happens.
     """
     if not is_wanted:
@@ -29,9 +31,8 @@ def blocks_in_bf16(blocks: Iterable[nn.Module], *, is_wanted: bool = True) -> It
         return
     with ExitStack() as on:
 
-        def enter(module: nn.Module, _: Any) -> None:
-            kind = next(module.parameters()).device.type
-            on.enter_context(torch.autocast(kind, dtype=torch.bfloat16))
+        def enter(_: nn.Module, __: Any) -> None:
+            on.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
 
         def leave(_: nn.Module, __: Any, ___: Any) -> None:
             on.close()

@@ -1,6 +1,6 @@
 """Hooks that hand every planned layer's inputs and output gradients to its sums, during one ordinary forward and backward.
 
-    forward:  x ──► layer ──► y      keep x (no copy); add x to A in a Gram batch
+    forward:  x ──► layer ──► y      keep x (copied only to autocast's type); add x to A in a Gram batch
     backward:          g = ∂ℓ/∂y     add g and x to G, to the per-sample norms and to B, then let x go
 
 Weights are frozen, so autograd computes gradients of activations only; the product gᵀx that a plain backward pass

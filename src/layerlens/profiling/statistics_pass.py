@@ -81,7 +81,8 @@ def collect_statistics(
     is_true = fisher_labels is FisherLabels.TRUE
     names = sample_names if sample_names is not None else range(len(examples))
     not_finite: tuple[CalibrationBatch, Batch, Tensor] | None = None
-    with frozen(model), blocks_in_bf16(bf16_blocks), capture.hooked():
+    device = next(model.parameters()).device
+    with frozen(model), blocks_in_bf16(bf16_blocks, device), capture.hooked():
         own = processes.share(batches)
         capture.skip(sum(len(batch.samples) for batch in batches[: own.start]))
         for position in progress.track(own, "statistics", total=len(own)):
@@ -108,7 +109,8 @@ def collect_statistics(
             losses[list(batch.samples)] = per_sample.detach().double().cpu().numpy()
             num_terms += loss_terms(task.info.kind, values).sum().item()
     if not_finite is not None:
-        raise _not_finite_loss(model, task, *not_finite, names)
+        with blocks_in_bf16(bf16_blocks, device):
+            raise _not_finite_loss(model, task, *not_finite, names)
     check_norms(capture.sums)
     statistics = Statistics.of_batches(
         batches,

@@ -16,6 +16,12 @@ def test_a_processor_leaves_no_word_in_the_record_and_an_accelerator_does() -> N
     assert ProfilingConfig.model_validate(without) == ProfilingConfig()
 
 
+def test_a_rounded_pass_is_named_and_one_in_float32_reads_as_it_always_did() -> None:
+    without = ProfilingConfig().record()
+    assert "precision" not in without
+    assert ProfilingConfig(precision="bf16").record() == {**without, "precision": "bf16"}
+
+
 def test_another_device_is_refused() -> None:
     with pytest.raises(ValidationError, match="device"):
         ProfilingConfig(device="tpu")

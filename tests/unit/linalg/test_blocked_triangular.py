@@ -44,12 +44,13 @@ def test_in_float32_a_damped_gram_is_whitened_to_its_digits() -> None:
     assert cholesky_(factor)
     exact = torch.linalg.cholesky(matrix.double())
     assert float((factor.double() - exact).norm() / exact.norm()) < 1e-5
-    rows = torch.randn(60, 400)
+    rows = torch.randn(60, 400, generator=torch.Generator().manual_seed(0))
+    expected = torch.linalg.solve_triangular(exact.t(), rows.double(), upper=True, left=False)
+    by_lapack = torch.linalg.solve_triangular(torch.linalg.cholesky(matrix).t(), rows, upper=True, left=False)
     found = rows.clone()
     solve_(factor, found)
-    expected = torch.linalg.solve_triangular(exact.t(), rows.double(), upper=True, left=False)
-    # LAPACK in float32 leaves as much: the error grows with the condition, √1e3 here.
-    assert float((found.double() - expected).norm() / expected.norm()) < 1e-5
+    mine, theirs = (float((values.double() - expected).norm() / expected.norm()) for values in (found, by_lapack))
+    assert mine <= 2.0 * theirs + 1e-6
 
 
 @pytest.mark.parametrize("place", [0, 200, 399])

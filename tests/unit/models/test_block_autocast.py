@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from layerlens.models.arithmetic import product_type
 from layerlens.models.block_autocast import blocks_in_bf16
 
+CPU = torch.device("cpu")
+
 
 class Block(nn.Module):
     def __init__(self) -> None:
@@ -27,7 +29,7 @@ class Block(nn.Module):
 def test_a_block_multiplies_in_bfloat16_and_what_follows_in_float32() -> None:
     model = nn.Sequential(Block(), nn.Linear(4, 4), Block(), nn.Linear(4, 2))
     hidden = torch.randn(3, 4)
-    with blocks_in_bf16([model[0], model[2]]):
+    with blocks_in_bf16([model[0], model[2]], CPU):
         output = model(hidden)
         assert output.dtype == torch.float32
         assert model[1](hidden).dtype == torch.float32
@@ -38,14 +40,20 @@ def test_a_block_multiplies_in_bfloat16_and_what_follows_in_float32() -> None:
 
 def test_nothing_happens_where_it_is_not_wanted() -> None:
     block = Block()
-    with blocks_in_bf16([block], is_wanted=False):
+    with blocks_in_bf16([block], CPU, is_wanted=False):
         block(torch.randn(3, 4))
     assert block.seen == [torch.float32, torch.float32]
 
 
 def test_a_block_that_fails_leaves_no_autocast_behind() -> None:
     block = Block()
-    with blocks_in_bf16([block]):
+    with blocks_in_bf16([block], CPU):
         with pytest.raises(ValueError, match="not a number"):
             block(torch.full((1, 4), float("nan")))
         assert product_type(torch.zeros(1)) == torch.float32
+
+
+def test_a_block_without_parameters_may_run_too() -> None:
+    block = nn.Identity()
+    with blocks_in_bf16([block], CPU):
+        assert block(torch.ones(1)).dtype == torch.float32

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layerlens.errors import UnsupportedModelError
+from layerlens.models.block_autocast import blocks_in_bf16
 from layerlens.models.frozen import frozen
 from layerlens.profiling import capture as capture_module
 from layerlens.profiling.calibration import calibration_batches
@@ -65,6 +66,17 @@ def test_a_layer_that_reads_flattened_tokens_is_told_apart_by_sample() -> None:
     for layer in ("lower", "upper"):
         np.testing.assert_allclose(flat.norms(layer, "empirical"), plain.norms(layer, "empirical"), rtol=1e-4)
         torch.testing.assert_close(flat.layers[layer].shared.input_gram, plain.layers[layer].shared.input_gram)
+
+
+@pytest.mark.parametrize("space", list(Space))
+def test_under_autocast_the_input_is_rounded_and_its_gram_is_not(space: Space) -> None:
+    examples, model = vector_examples(9, length=7), Vectors()
+    with blocks_in_bf16([model], torch.device("cpu")):
+        found = vector_statistics(model, examples, space=space)
+    rows = torch.cat([torch.from_numpy(example["x"]).bfloat16().double() for example in examples])
+    gram = found.layers["lower"].shared.input_gram
+    assert gram is not None
+    torch.testing.assert_close(gram.double(), rows.t() @ rows / len(rows), rtol=1e-5, atol=1e-6)
 
 
 def test_a_layer_that_the_loss_does_not_depend_on_has_no_gradient() -> None:

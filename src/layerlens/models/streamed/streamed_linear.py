@@ -1,6 +1,6 @@
 """A frozen linear layer whose weight is streamed: the same numbers as `Linear` and `Conv1D` over the weight in float32.
 
-Under autocast in bfloat16, as theirs are there; sums over slices of the weight stay in float32.
+Under autocast in bfloat16, as theirs are there; products with slices of the weight are then rounded and summed in float32.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where a streamed layer's weight comes from: held in memory as it is stored, or read in slices each time it is used.
 
-hold()      the stored type stays in memory until release(); it is used as it is, in other types slice by slice
+hold()      the stored type stays in memory until release(); whole where that type is asked for, converted in slices otherwise
 otherwise   slices are read from the file, used and let go: one slice is all that is ever in memory
 """
 
@@ -114,8 +114,9 @@ class WeightSource:
             values = self._reader.read(self._name, rows.start, rows.stop)
             if not self._is_checked:
                 self._check(values)
+                # Whoever reads may stop at the last slice.
+                self._is_checked = rows.stop == self.shape[0]
             yield rows, values.to(self.device).to(dtype)
-        self._is_checked = True
 
     def _check(self, values: Tensor) -> None:
         # Minimum and maximum carry NaN and infinities along and need no copy of the tensor.

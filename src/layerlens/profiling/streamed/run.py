@@ -118,7 +118,7 @@ class _Run(StreamedCalibration):
         with self.stages.timed("head_fit"):
             head_fit = self._fit_head(journal, 0)
         modules = [self.model.model.get_submodule(block.path) for block in self.model.layout.blocks]
-        with blocks_in_bf16(modules, is_wanted=self.config.precision == "bf16"):
+        with blocks_in_bf16(modules, self.placement.device, is_wanted=self.config.precision == "bf16"):
             losses, blocks = self._pass(journal, 1)
         measures = Measures()
         for result in blocks:
@@ -186,7 +186,12 @@ class _Run(StreamedCalibration):
     def _identity(self) -> dict[str, Any]:
         """What the numbers depend on, to their last bit: on an accelerator other ones than on a processor."""
         kind = self.placement.device.type
-        return {**self.settings.identity(), **({} if kind == "cpu" else {"device": kind})}
+        precision = self.config.precision
+        return {
+            **self.settings.identity(),
+            **({} if kind == "cpu" else {"device": kind}),
+            **({} if precision == "fp32" else {"precision": precision}),
+        }
 
     def _upward(self, block: int) -> tuple[int | None, int]:
         target = self.slots.upward(block + 1)

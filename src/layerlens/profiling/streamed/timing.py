@@ -36,8 +36,8 @@ def time_blocks(
 ) -> Timing:
     """Time one batch through a block of each shape and through what surrounds the blocks.
 
-    In the arithmetic that training takes unless it is told otherwise: blocks in bf16 autocast where that is fast. A weight's
-    gradient is computed in slices and let go, so its time is in the backward seconds and its memory is not.
+    In the arithmetic that training takes unless it is told otherwise: bf16 autocast where that is fast. A weight's gradient
+    is computed in slices and let go, so its time is in the backward seconds and its memory is not.
 
     Args:
         model: The streamed model.
@@ -58,7 +58,7 @@ def time_blocks(
             with (
                 frozen(model.model),
                 model.held(position, is_wanted=holds_weights),
-                blocks_in_bf16([module], is_wanted=is_bf16),
+                blocks_in_bf16([module], device, is_wanted=is_bf16),
             ):
                 forward, frozen_backward = _medians(partial(_block_pass, model, samples, part, position))
                 with _with_weight_gradients(model.layers_of(position).values()):
@@ -132,8 +132,10 @@ def _outside_pass(model: StreamedModel, task: Task, samples: Samples, part: Part
     device = model.skeleton.device
     start = seconds_now(device)
     hidden = samples.entry(part).hidden.clone().requires_grad_()
+    with torch.enable_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_fast_bf16(device)):
+        output = model.skeleton.finish(part.inputs, hidden)
     with torch.enable_grad():
-        loss = task.per_sample_loss(model.skeleton.finish(part.inputs, hidden), part.values).mean()
+        loss = task.per_sample_loss(output, part.values).mean()
     middle = seconds_now(device)
     loss.backward()
     return _Seconds(middle - start, seconds_now(device) - middle)

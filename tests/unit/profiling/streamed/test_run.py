@@ -57,11 +57,11 @@ def shuffle_labels(path: Path) -> None:
         path.write_text("\n".join([head, *(f"{text},{label}" for text, label in pairs)]) + "\n", encoding="utf-8")
 
 
-def case(folder: Path, family: str, *, has_labels: bool = True, **options: object) -> Case:
+def case(folder: Path, family: str, *, is_learnable: bool = True, **options: object) -> Case:
     checkpoint = open_checkpoint(str(save_tiny(family, folder / "model")))
     config = ProfilingConfig(**{"num_samples": 24, "max_length": 16, "proxy": "off", "batch_size": 8, **options})
     path = write_data(folder, family)
-    if not has_labels:
+    if not is_learnable:
         shuffle_labels(path)
     data = open_data(checkpoint, str(path), config)
     return Case(checkpoint, data, partition(len(data.examples), data.splits, seed=0, has_eval_data=False), config)
@@ -133,7 +133,7 @@ def test_streamed_and_in_memory_agree(tmp_path: Path, family: str, settings: dic
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_products_in_bfloat16_stay_within_the_stated_bound(tmp_path: Path, family: str, is_streamed: bool) -> None:
-    exact = case(tmp_path, family, has_labels=False)
+    exact = case(tmp_path, family, is_learnable=False)
     rounded = Case(exact.checkpoint, exact.data, exact.part, exact.config.model_copy(update={"precision": "bf16"}))
     profile, arrays = run_streamed(rounded, tmp_path / "work", **LEAN) if is_streamed else in_memory(rounded)
     expected, expected_arrays = in_memory(exact)
@@ -149,9 +149,15 @@ def test_products_in_bfloat16_stay_within_the_stated_bound(tmp_path: Path, famil
             # Next to no layer of these models has a gain beyond noise; on MiniLM the largest difference is 0.7 %.
             np.testing.assert_allclose(arrays[name], values, rtol=0, atol=0.1 * largest + 1e-30, err_msg=name)
         else:
-            np.testing.assert_array_equal(arrays[name], values)
+            np.testing.assert_allclose(arrays[name], values, rtol=0, atol=1e-4 * float(values.max()), err_msg=name)
     assert profile.base_loss == pytest.approx(expected.base_loss, rel=5e-3)
     assert profile.config["precision"] == "bf16"
+    differences = [
+        abs(layer.metrics["fisher"] / oracle.metrics["fisher"] - 1.0)
+        for layer, oracle in zip(profile.layers, expected.layers, strict=True)
+    ]
+    # It was rounded at all: float32 alone leaves 1e-6.
+    assert max(differences) > 1e-5
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
