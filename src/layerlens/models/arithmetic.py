@@ -12,6 +12,8 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 is faster than float32 here: a GPU that supports it, or a processor with its instructions."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
+    if device.type != "cpu":
+        return False
     # torch has told this since 2.10; before, float32 is the safe choice.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
@@ -20,6 +22,11 @@ def has_fast_bf16(device: torch.device) -> bool:
 def product_type(inputs: Tensor) -> torch.dtype:
     """The type that a product with these inputs is in: autocast's where that is on, else their own."""
     return torch.get_autocast_dtype(inputs.device.type) if _is_autocast_on(inputs.device) else inputs.dtype
+
+
+def training_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """The autocast that training takes unless it is told otherwise: bf16 where that is fast, else none."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if has_fast_bf16(device) else nullcontext()
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -23,7 +23,7 @@ from layerlens.artifacts.layers import BlockSpec
 from layerlens.artifacts.profile import BlockTiming
 from layerlens.data.example import Batch
 from layerlens.data.task import Task
-from layerlens.models.arithmetic import has_fast_bf16
+from layerlens.models.arithmetic import has_fast_bf16, training_autocast
 from layerlens.models.devices import seconds_now
 from layerlens.models.forward_hooks import taken_off
 from layerlens.models.frozen import frozen
@@ -87,7 +87,7 @@ def _one_pass(
     clock, device = _Clock(model, blocks), next(model.parameters()).device
     with clock.running(), torch.enable_grad():
         start = clock.now()
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_fast_bf16(device)):
+        with training_autocast(device):
             outputs = model(**task.model_inputs(batch))
         loss = task.per_sample_loss(outputs, batch).mean()
         middle = clock.now()

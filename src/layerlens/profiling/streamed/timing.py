@@ -14,7 +14,7 @@ import torch
 from layerlens.artifacts.profile import BlockTiming, Timing
 from layerlens.data.example import Example
 from layerlens.data.task import Task
-from layerlens.models.arithmetic import has_fast_bf16
+from layerlens.models.arithmetic import has_fast_bf16, training_autocast
 from layerlens.models.block_autocast import blocks_in_bf16
 from layerlens.models.devices import device_name, seconds_now
 from layerlens.models.frozen import frozen
@@ -132,7 +132,7 @@ def _outside_pass(model: StreamedModel, task: Task, samples: Samples, part: Part
     device = model.skeleton.device
     start = seconds_now(device)
     hidden = samples.entry(part).hidden.clone().requires_grad_()
-    with torch.enable_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_fast_bf16(device)):
+    with torch.enable_grad(), training_autocast(device):
         output = model.skeleton.finish(part.inputs, hidden)
     with torch.enable_grad():
         loss = task.per_sample_loss(output, part.values).mean()
