@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layerlens.linalg.processor import processor_capabilities
+
 #: Relative error of a product in float32 over 512 summands stays far below it; rounded to bfloat16 it is 2e-3.
 _LARGEST_ERROR = 1e-5
 _SIZE = 512
@@ -77,7 +79,7 @@ def _precision() -> Any:
 @functools.cache
 def _is_exact() -> bool:
     """Whether this processor takes the switch and does not round for it."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities = processor_capabilities()
     if not hasattr(_precision(), "fp32_precision") or not capabilities.get("avx512_bf16") or capabilities.get("amx_tile"):
         return False
     generator = torch.Generator().manual_seed(0)

@@ -29,13 +29,12 @@ orthogonalisation and Ritz values take what the Gram would have; and a copy of t
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from layerlens.linalg.fast_products import fast_products
+from layerlens.linalg.processor import processor_capabilities
 
 #: Values of each weight that the profile keeps.
 LEADING = 256
@@ -98,7 +97,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether there are instructions for it; without them it is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities = processor_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

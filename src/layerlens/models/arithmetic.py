@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from layerlens.linalg.processor import processor_capabilities
+
 
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 is faster than float32 here: a GPU that supports it, or a processor with its instructions."""
@@ -14,8 +16,7 @@ def has_fast_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported())
     if device.type != "cpu":
         return False
-    # torch has told this since 2.10; before, float32 is the safe choice.
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities = processor_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

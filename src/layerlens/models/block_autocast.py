@@ -18,17 +18,13 @@ from layerlens.models.forward_hooks import taken_off
 
 
 @contextmanager
-def blocks_in_bf16(blocks: Iterable[nn.Module], device: torch.device, *, is_wanted: bool = True) -> Iterator[None]:
+def blocks_in_bf16(blocks: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
     """Let the forward pass of these modules autocast to bfloat16 until the context ends; backward follows it.
 
     Args:
         blocks: Modules of which none runs inside another.
         device: Where they run.
-        is_wanted: Off, nothing happens.
     """
-    if not is_wanted:
-        yield
-        return
     with ExitStack() as on:
 
         def enter(_: nn.Module, __: Any) -> None:

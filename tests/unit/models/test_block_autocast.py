@@ -38,9 +38,9 @@ def test_a_block_multiplies_in_bfloat16_and_what_follows_in_float32() -> None:
     assert model[0].seen[2:] == [torch.float32, torch.float32]
 
 
-def test_nothing_happens_where_it_is_not_wanted() -> None:
+def test_a_block_that_is_not_named_is_left_alone() -> None:
     block = Block()
-    with blocks_in_bf16([block], CPU, is_wanted=False):
+    with blocks_in_bf16([], CPU):
         block(torch.randn(3, 4))
     assert block.seen == [torch.float32, torch.float32]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from layerlens.linalg.fast_products import fast_products
 from layerlens.models.arithmetic import product_type
 from layerlens.models.streamed.weight_source import WeightSource
+from layerlens.nn.frozen_product import wide
 
 
 class StreamedLinear(nn.Module):
@@ -76,12 +77,15 @@ def _times(
     values: Float[Tensor, "tokens rows"], source: WeightSource, bias: Float[Tensor, " columns"] | None
 ) -> Float[Tensor, "tokens columns"]:
     """Values times the matrix as it is stored, in their type; summed over slices in float32."""
-    wide = torch.promote_types(values.dtype, torch.float32)
-    total = values.new_zeros(len(values), source.shape[1], dtype=wide)
-    if bias is not None:
-        total += bias
+    total = values.new_empty(0)
     for rows, weight in source.slices(values.dtype):
-        if values.dtype == wide:
+        if len(weight) == source.shape[0]:
+            return values @ weight if bias is None else torch.addmm(bias, values, weight)
+        if rows.start == 0:
+            total = values.new_zeros(len(values), source.shape[1], dtype=wide(values.dtype))
+            if bias is not None:
+                total += bias
+        if values.dtype == total.dtype:
             total.addmm_(values[:, rows], weight)
         else:
             total += values[:, rows] @ weight

@@ -118,7 +118,7 @@ class _Run(StreamedCalibration):
         with self.stages.timed("head_fit"):
             head_fit = self._fit_head(journal, 0)
         modules = [self.model.model.get_submodule(block.path) for block in self.model.layout.blocks]
-        with blocks_in_bf16(modules, self.placement.device, is_wanted=self.config.precision == "bf16"):
+        with blocks_in_bf16(modules if self.config.precision == "bf16" else (), self.placement.device):
             losses, blocks = self._pass(journal, 1)
         measures = Measures()
         for result in blocks:

@@ -15,7 +15,6 @@ from layerlens.artifacts.profile import BlockTiming, Timing
 from layerlens.data.example import Example
 from layerlens.data.task import Task
 from layerlens.models.arithmetic import has_fast_bf16, training_autocast
-from layerlens.models.block_autocast import blocks_in_bf16
 from layerlens.models.devices import device_name, seconds_now
 from layerlens.models.frozen import frozen
 from layerlens.models.streamed.load import StreamedModel
@@ -47,19 +46,12 @@ def time_blocks(
         loss_tokens: Padded tokens that run through the head together, as in the pass; the batch takes so many times as long.
     """
     part = next(samples.parts())
-    device = model.skeleton.device
-    is_bf16 = has_fast_bf16(device)
     by_shape: dict[Any, BlockTiming] = {}
     timings = []
     for position, block in enumerate(model.layout.blocks):
         shape = _shape(model, position)
         if shape not in by_shape:
-            module = model.model.get_submodule(block.path)
-            with (
-                frozen(model.model),
-                model.held(position, is_wanted=holds_weights),
-                blocks_in_bf16([module], device, is_wanted=is_bf16),
-            ):
+            with frozen(model.model), model.held(position, is_wanted=holds_weights):
                 forward, frozen_backward = _medians(partial(_block_pass, model, samples, part, position))
                 with _with_weight_gradients(model.layers_of(position).values()):
                     _, backward = _medians(partial(_block_pass, model, samples, part, position))
@@ -76,6 +68,7 @@ def time_blocks(
     for parameter in model.model.parameters():
         parameter.grad = None
     num_samples, tokens, _ = samples.shapes[0]
+    device = model.skeleton.device
     return Timing(
         device=device_name(device),
         threads=torch.get_num_threads(),
@@ -84,7 +77,7 @@ def time_blocks(
         outside_forward_seconds=outside[0],
         outside_backward_seconds=outside[1],
         update_seconds_per_parameter=update_seconds_per_parameter(device),
-        arithmetic="bf16" if is_bf16 else "fp32",
+        arithmetic="bf16" if has_fast_bf16(device) else "fp32",
         blocks=timings,
         latency=latency_models(model.layout.layers, device),
     )
@@ -121,7 +114,7 @@ def _block_pass(model: StreamedModel, samples: Samples, part: Part, block: int) 
     hidden = samples.entry(part).hidden.clone().requires_grad_()
     call, device = samples.call(part, block), model.skeleton.device
     start = seconds_now(device)
-    with torch.enable_grad():
+    with torch.enable_grad(), training_autocast(device):
         output = model.skeleton.call(block, hidden, call)
     middle = seconds_now(device)
     output.backward(torch.ones_like(output))

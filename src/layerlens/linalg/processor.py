@@ -1,0 +1,14 @@
+"""What the processor can do, as torch tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+def processor_capabilities() -> Mapping[str, Any]:
+    """Instruction sets by name; empty where torch does not tell, as before 2.10: plain float32 is the safe choice then."""
+    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found
