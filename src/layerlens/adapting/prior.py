@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import zip_longest
 
-from layerlens.artifacts.plan import UNIFORM, Plan
+from layerlens.artifacts.plan import OPTIMUM, UNIFORM, Plan
 from layerlens.words import Method, Role, Site
 
 EVERYWHERE, ALL_MLP, PARTIAL = 0, 1, 2
@@ -58,7 +58,8 @@ def field_order(candidates: Mapping[str, Plan]) -> list[str]:
     """Order the candidates by who races first when not all can: uniform, then one of each kind in turn.
 
     Kinds: broad plans, plans with adapters or prefixes, plans on all MLPs, optima, other structured plans; within a kind by
-    the prior, but of the plans with adapters or prefixes those of a single method come first.
+    the prior, but of the plans with adapters or prefixes those of a single method come first, and of the optima that of the
+    default value model, which foretells best (docs/results.md).
     """
     kinds: list[list[str]] = [[], [], [], [], []]
     for name in sorted(candidates, key=lambda name: prior_key(name, candidates[name])):
@@ -71,6 +72,7 @@ def field_order(candidates: Mapping[str, Plan]) -> list[str]:
             kinds[1].append(name)
         else:
             kinds[{EVERYWHERE: 0, ALL_MLP: 2, PARTIAL: 4}[tier(plan)]].append(name)
+    kinds[3].sort(key=lambda name: name != OPTIMUM)
     kinds[1].sort(key=lambda name: len({entry.method for entry in candidates[name].adapted}))
     turns = [name for turn in zip_longest(*kinds) for name in turn if name is not None]
     return [UNIFORM, *turns] if UNIFORM in candidates else turns

@@ -15,6 +15,8 @@ from layerlens.errors import ManifestError
 from layerlens.words import SCHEMA_VERSION, SITE_OF_METHOD, BudgetName, Frozen, Method, Site
 
 UNIFORM = "uniform"
+#: The exact optimum under the default value model.
+OPTIMUM = "optimum-whitened"
 
 
 class Budget(Frozen):
@@ -136,6 +138,12 @@ class Plan(Frozen):
     @property
     def params(self) -> int:
         return sum(layer.params for layer in self.layers)
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether a budget of time or memory may be what keeps the plan out of the lowest blocks."""
+        limited = (self.budgets.get(name) for name in (BudgetName.TIME_RATIO, BudgetName.VRAM_BYTES))
+        return self.depth_cut > 0 and any(budget is not None and budget.limit is not None for budget in limited)
 
     @property
     def ranks(self) -> dict[str, int]:

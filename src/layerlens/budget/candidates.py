@@ -6,14 +6,16 @@ person could have written have beaten additive optima, so measurement gets to ch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int
 
 from layerlens.artifacts.plan import UNIFORM
 from layerlens.budget.prices import PriceList
+from layerlens.budget.reach import lowest_reached
 from layerlens.budget.sites import PlanSite
 from layerlens.budget.uniform import uniform_sizes
 from layerlens.words import ROLE_SETS, BudgetName, Method, depth_cuts
@@ -30,28 +32,37 @@ class Candidate:
     sizes: Int[np.ndarray, " sites"]
 
 
-def structured(prices: PriceList, ranks: Sequence[int], limits: Mapping[BudgetName, float]) -> Iterator[Candidate]:
-    """Every structured plan that fits, uniform first, then by set of roles, then by depth."""
+def structured(prices: PriceList, ranks: Sequence[int], limits: Mapping[BudgetName, float]) -> list[Candidate]:
+    """Every structured plan that fits, uniform first, then by depth, then by set of roles.
+
+    Uniform is over every layer that budgets of time and memory reach (`budget/reach.py`): over all of them without such a budget.
+    """
     sites = prices.sites
     linear = [number for number, site in enumerate(sites) if site.method is Method.LORA and site.sizes]
     largest = np.array([site.sizes[-1] if site.sizes else 0 for site in sites], dtype=np.int64)
-    num_blocks = len(prices.bases) - 1
 
     def fits(sizes: Int[np.ndarray, " sites"]) -> bool:
         return prices.is_within(sizes, limits)
 
-    for cut in depth_cuts(num_blocks):
-        for name, roles in ROLE_SETS.items():
-            members = [
-                number
-                for number in linear
-                if (not roles or sites[number].role in {role.value for role in roles}) and (sites[number].block or 0) >= cut
-            ]
-            sizes = uniform_sizes(largest, members, ranks, fits)
+    def above(name: str, cut: int) -> list[int]:
+        roles = {role.value for role in ROLE_SETS[name]}
+        return [number for number in linear if (not roles or sites[number].role in roles) and (sites[number].block or 0) >= cut]
+
+    lowest = {name: lowest_reached(prices, partial(above, name), limits) for name in ROLE_SETS}
+    shares = depth_cuts(len(prices.bases) - 1)
+    uniform, others = [], []
+    for cut in sorted({*shares, *lowest.values()}):
+        for name, start in lowest.items():
+            if cut < start or (cut > start and cut not in shares):
+                continue
+            sizes = uniform_sizes(largest, above(name, cut), ranks, fits)
             if sizes is None:
                 continue
-            label = UNIFORM if name == "all" and cut == 0 else name if cut == 0 else f"{name}@{cut}"
-            yield Candidate(label, sizes)
+            if name == "all" and cut == start:
+                uniform.append(Candidate(UNIFORM, sizes))
+            else:
+                others.append(Candidate(name if cut == 0 else f"{name}@{cut}", sizes))
+    return uniform + others
 
 
 def distinct(candidates: Sequence[Candidate], sites: Sequence[PlanSite], *, limit: int, kept_first: int) -> list[Candidate]:

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int
 
 from layerlens.budget.candidates import Candidate
 from layerlens.budget.prices import PriceList
+from layerlens.budget.reach import lowest_reached
 from layerlens.budget.sites import PlanSite
 from layerlens.budget.uniform import uniform_sizes
 from layerlens.words import ROLE_SETS, BudgetName, Method, Role, depth_cuts
@@ -54,13 +56,20 @@ MIXES: dict[str, tuple[Part, ...]] = {
 
 
 def mixed(prices: PriceList, methods: Collection[Method], limits: Mapping[BudgetName, float]) -> Iterator[Candidate]:
-    """Every plan above whose methods are allowed and that fits, at full depth first, then above each depth cut."""
-    for cut in depth_cuts(len(prices.bases) - 1):
-        for name, parts in MIXES.items():
-            if all(part.method in methods for part in parts):
+    """Every plan above whose methods are allowed and that fits: as deep as budgets reach first, then above each depth cut."""
+    allowed = {name: parts for name, parts in MIXES.items() if all(part.method in methods for part in parts)}
+    lowest = {name: lowest_reached(prices, partial(_members, prices, parts), limits) for name, parts in allowed.items()}
+    shares = depth_cuts(len(prices.bases) - 1)
+    for cut in sorted({*shares, *lowest.values()}):
+        for name, parts in allowed.items():
+            if cut == lowest[name] or (cut > lowest[name] and cut in shares):
                 sizes = _filled(prices, parts, cut, limits)
                 if sizes is not None:
                     yield Candidate(name if cut == 0 else f"{name}@{cut}", sizes)
+
+
+def _members(prices: PriceList, parts: Sequence[Part], cut: int) -> list[int]:
+    return [at for at, site in enumerate(prices.sites) if any(_is_in(site, part, cut) for part in parts)]
 
 
 def _filled(

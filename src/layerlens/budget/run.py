@@ -88,7 +88,7 @@ def make_plan(
     instance = Instance(profile, config, prices, values[ValueModel.WHITENED], costs, limits)
     optima = {model: optimise(prices, values[model], limits) for model in models}
     best = optima[ValueModel.WHITENED]
-    shapes = list(structured(prices, rank_range(profile, config), limits)) if _has_lora(config) else []
+    shapes = structured(prices, rank_range(profile, config), limits) if _has_lora(config) else []
     uniform = next((shape for shape in shapes if shape.name == UNIFORM), None)
     uniform_value = None if uniform is None else math.fsum(instance.value_of(uniform.sizes))
     solver = Solver(status=best.status, value=best.value, bound=best.bound, gap=best.gap, uniform_value=uniform_value)
@@ -219,7 +219,7 @@ def _uniform(instance: Instance, limits: dict[BudgetName, float]) -> Int[np.ndar
     if not _has_lora(instance.config):
         return None
     ranks = rank_range(instance.profile, instance.config)
-    found = next(structured(instance.prices, ranks, limits), None)
+    found = next(iter(structured(instance.prices, ranks, limits)), None)
     return None if found is None or found.name != UNIFORM else found.sizes
 
 

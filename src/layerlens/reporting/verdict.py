@@ -118,7 +118,7 @@ def _compared(metric: str, plan: Plan | None, other: ArmGroup, compared: Compari
     topic = "Against uniform" if is_uniform else "Against full fine-tuning"
     direction = "lower" if compared.difference > 0 else "higher"
     theirs = f"{score(metric, reached)}, {gap} {direction}" if compared.difference else f"{score(metric, reached)}, the same"
-    if is_uniform and plan is not None and plan.chosen.name == UNIFORM:
+    if is_uniform and plan is not None and plan.chosen.name == UNIFORM and not plan.is_cut_short:
         return Statement(
             topic,
             f"The plan that was chosen is uniform itself: the arms differ by {gap}, by chance or by learning rate.",

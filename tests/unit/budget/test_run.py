@@ -134,3 +134,29 @@ def test_ranks_wider_than_a_layer_are_planned_within_it() -> None:
         assert all(layer.size <= min(layer.in_features, layer.out_features) for layer in each.layers)
     assert set(candidates["uniform"].ranks.values()) == {20, 35}
     assert any("gain curves end at rank 4" in note for note in plan.metadata.notes)
+
+
+@pytest.mark.parametrize("limit", [{"max_time_ratio": 0.5}, {"max_time_ratio": 0.55, "epochs": 3.0}, {"max_vram_gb": 0.0022}])
+def test_where_time_or_memory_forbids_the_lowest_blocks_uniform_is_over_all_the_others(limit: dict[str, float]) -> None:
+    plan, candidates = planned(max_trainable_params=3000, **limit)
+    whole = planned(max_trainable_params=3000)[1]["uniform"]
+    uniform = candidates["uniform"]
+    assert 0 == whole.depth_cut < uniform.depth_cut
+    assert uniform.is_cut_short
+    assert not whole.is_cut_short
+    above = {layer.layer for layer in whole.adapted if (layer.block or 0) >= uniform.depth_cut}
+    assert set(uniform.ranks) == above
+    assert plan.solver.uniform_value == pytest.approx(uniform.chosen.value)
+    # No structured plan is left that a budget of depth has shrunk to a few of its layers.
+    for name, each in candidates.items():
+        if not name.startswith("optimum"):
+            assert len({layer.size for layer in each.adapted}) <= 2
+            roles = {layer.role for layer in each.adapted}
+            members = {layer.layer for layer in whole.adapted if layer.role in roles and (layer.block or 0) >= each.depth_cut}
+            assert set(each.ranks) == members
+
+
+def test_where_not_even_the_highest_block_fits_whole_uniform_takes_what_fits_of_it() -> None:
+    _, candidates = planned(max_trainable_params=3000, max_vram_gb=0.0019)
+    assert {layer.block for layer in candidates["uniform"].adapted} == {2}
+    assert 0 < len(candidates["uniform"].ranks) < 6

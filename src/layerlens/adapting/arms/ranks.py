@@ -9,15 +9,13 @@ import numpy as np
 
 from layerlens.adapting.arms.apportionment import apportion
 from layerlens.artifacts.options import trainable_params
-from layerlens.artifacts.plan import UNIFORM, Plan, PlanLayer
+from layerlens.artifacts.plan import OPTIMUM, UNIFORM, Plan, PlanLayer
 from layerlens.errors import ConfigError
 from layerlens.words import Method, Role, Site
 
 #: The rank that PEFT's config has by default.
 CUSTOMARY_RANK = 8
 CUSTOMARY_ROLES = (Role.ATTENTION_QUERY, Role.ATTENTION_VALUE, Role.ATTENTION_QKV)
-#: The exact optimum under the default value model, as the planner names it.
-OPTIMUM = "optimum-whitened"
 
 
 def with_ranks(plan: Plan, ranks: Mapping[str, int]) -> Plan:
@@ -37,9 +35,13 @@ def even_ranks(plan: Plan, members: Sequence[PlanLayer]) -> dict[str, int]:
 
 
 def uniform_plan(plan: Plan, candidates: Mapping[str, Plan]) -> Plan:
-    """Uniform over all layers: the planner's own where it has as many parameters as the plan, else filled to that number."""
+    """Uniform over all layers: the planner's own where it has as many parameters as the plan, else filled to that number.
+
+    The planner's uniform stops where a budget of time or memory stops; this arm is what such a budget is compared with.
+    """
     planned = candidates.get(UNIFORM)
-    if planned is not None and planned.params == plan.params and len(planned.ranks) == len(planned.adapted):
+    is_whole = planned is not None and not planned.is_cut_short and len(planned.ranks) == len(planned.adapted)
+    if planned is not None and is_whole and planned.params == plan.params:
         return planned
     return with_ranks(plan, even_ranks(plan, linear_layers(plan)))
 

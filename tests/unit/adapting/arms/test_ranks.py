@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from layerlens.adapting.arms.ranks import (
-    OPTIMUM,
     customary_ranks,
     gradient_ranks,
     mlp_ranks,
@@ -19,9 +18,9 @@ from layerlens.adapting.arms.ranks import (
     with_ranks,
 )
 from layerlens.artifacts.options import trainable_params
-from layerlens.artifacts.plan import Plan
+from layerlens.artifacts.plan import OPTIMUM, Budget, Plan
 from layerlens.errors import ConfigError
-from layerlens.words import Method, Role, Site, TaskKind
+from layerlens.words import BudgetName, Method, Role, Site, TaskKind
 from tests.unit.adapting.plans import EVERY_FAMILY, kind_of, make_plan, tiny_task_model, uneven_ranks
 
 
@@ -125,6 +124,15 @@ def test_uniform_is_the_planners_own_where_it_has_as_many_parameters(tmp_path: P
     assert uniform_plan(plan, {"uniform": own}) is own
     smaller = with_ranks(plan, {plan.layers[0].layer: 1})
     assert uniform_plan(plan, {"uniform": smaller}).params == plan.params
+
+
+def test_uniform_is_over_all_layers_where_a_time_budget_stops_the_planners_own(tmp_path: Path) -> None:
+    plan = made("bert", tmp_path)
+    budgets = {**plan.budgets, BudgetName.TIME_RATIO: Budget(limit=0.5, spent=0.4)}
+    stopped = plan.model_copy(update={"budgets": budgets, "depth_cut": 1})
+    found = uniform_plan(stopped, {"uniform": stopped})
+    assert found.ranks.keys() == {layer.layer for layer in plan.layers if layer.site is Site.LINEAR}
+    assert uniform_plan(stopped, {"uniform": stopped.model_copy(update={"depth_cut": 0})}).budgets == budgets
 
 
 def test_the_optimum_is_found_among_the_candidates_or_is_the_plan(tmp_path: Path) -> None:
