@@ -22,7 +22,7 @@ def is_streamed(checkpoint: Checkpoint, config: ProfilingConfig) -> bool:
     Raises:
         ConfigError: the model shall be held in memory and cannot be within `max_memory`.
     """
-    needed = in_memory_bytes(checkpoint)
+    needed = in_memory_bytes(checkpoint, config)
     if config.execution == "memory":
         if config.max_memory is not None and needed > config.max_memory:
             raise ConfigError(
@@ -40,14 +40,18 @@ def is_streamed(checkpoint: Checkpoint, config: ProfilingConfig) -> bool:
     return free is not None and needed > free * _COMFORTABLE
 
 
-def in_memory_bytes(checkpoint: Checkpoint) -> int:
-    """About what profiling in memory takes: weights in float32, and for each matrix two gradients and two Grams."""
+def in_memory_bytes(checkpoint: Checkpoint, config: ProfilingConfig) -> int:
+    """About what profiling in memory takes: weights in float32, and for each matrix two gradients and two Grams.
+
+    In bfloat16 also a rounded copy of each matrix, which autocast keeps for the pass.
+    """
     total = _LIBRARIES
+    copied = 2 if config.precision == "bf16" else 0
     for header in checkpoint.tensors.values():
         total += 4 * prod(header.shape)
         # A matrix many times higher than wide is an embedding table, which is not planned.
         if len(header.shape) == 2 and max(header.shape) <= 8 * min(header.shape):
-            total += 4 * (2 * prod(header.shape) + sum(side**2 for side in header.shape))
+            total += (8 + copied) * prod(header.shape) + 4 * sum(side**2 for side in header.shape)
     return total
 
 

@@ -29,7 +29,7 @@ def test_auto_streams_what_does_not_fit_into_half_of_what_is_free(
 
 def test_a_cap_decides_before_what_is_free(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "available_bytes", lambda: 1 << 40)
-    needed = in_memory_bytes(checkpoint)
+    needed = in_memory_bytes(checkpoint, ProfilingConfig())
     assert not is_streamed(checkpoint, ProfilingConfig(max_memory=needed))
     assert is_streamed(checkpoint, ProfilingConfig(max_memory=needed - 1))
     with pytest.raises(ConfigError, match="leave out --execution memory to stream it"):
@@ -41,7 +41,10 @@ def test_what_is_asked_of_memory_grows_with_the_weights(tmp_path: Path, checkpoi
     wider = open_checkpoint(str(save_tiny("bert", tmp_path / "wider", intermediate_size=128)))
     # Two blocks, two matrices each: 32 × 64 entries more in the weight and two gradients, and a Gram of 128² for one of 64².
     more = 4 * 4 * (3 * 32 * 64 + 128**2 - 64**2) + 2 * 4 * 64
-    assert in_memory_bytes(wider) - in_memory_bytes(checkpoint) == more
+    assert in_memory_bytes(wider, ProfilingConfig()) - in_memory_bytes(checkpoint, ProfilingConfig()) == more
+    # Autocast keeps those matrices a second time, in two bytes an entry.
+    half = ProfilingConfig(precision="bf16")
+    assert in_memory_bytes(wider, half) - in_memory_bytes(checkpoint, half) == more + 2 * 4 * 32 * 64
 
 
 def test_free_memory_is_within_what_the_machine_has() -> None:

@@ -182,9 +182,11 @@ class KilledError(BaseException):
     """Stands for the end of the process: nothing catches it, nothing is tidied up."""
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_a_run_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
-    measured = case(tmp_path, family)
+@pytest.mark.parametrize(("family", "precision"), [("bert", "fp32"), ("gpt2", "fp32"), ("llama", "bf16")])
+def test_a_run_stopped_anywhere_goes_on_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, precision: str
+) -> None:
+    measured = case(tmp_path, family, precision=precision)
     expected, expected_arrays = run_streamed(measured, tmp_path / "whole", fewest_slots, **LEAN)
     own = MemoryGuard.check
     stops = 0
