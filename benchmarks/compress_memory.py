@@ -55,7 +55,7 @@ def compressed(name: str, max_memory: str, options: argparse.Namespace) -> dict[
         subprocess.run(
             [sys.executable, str(HERE / "shapes.py"), name, "--root", str(ROOT)], check=True, stdout=subprocess.DEVNULL
         )
-    model, data = OTHERS.get(name, (ROOT / name, data_of(name) if name in SHAPES else Path()))
+    model, data = OTHERS[name] if name in OTHERS else (ROOT / name, data_of(name))
     settings = {
         "num-samples": options.num_samples,
         "held-out-samples": options.held_out_samples,
@@ -91,9 +91,10 @@ def compressed(name: str, max_memory: str, options: argparse.Namespace) -> dict[
 
 def verdict(row: dict[str, Any]) -> str:
     """Whether the peak is within reach and goal."""
-    if row["outcome"] != "completes" or row["shape"] not in TARGETS:
+    whole = row["shape"].partition("@")[0]
+    if row["outcome"] != "completes" or whole not in TARGETS:
         return ""
-    limits = TARGETS[row["shape"]]
+    limits = TARGETS[whole]
     words = [
         f"{word} {limit / 1e9:.1f} GB: {'yes' if row['peak_bytes'] <= limit else 'NO'}"
         for word, limit in zip(("reach", "goal"), limits)
@@ -133,7 +134,9 @@ def show(results: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = ", ".join([*SHAPES, *OTHERS])
-    parser.add_argument("--shapes", default="gpt-neo-1.3b,llama-2-7b", help=f"comma-separated, of: {known}")
+    parser.add_argument(
+        "--shapes", default="gpt-neo-1.3b,llama-2-7b", help=f"comma-separated, of: {known}; NAME@N for N of its blocks"
+    )
     parser.add_argument("--max-memory", default="2GB,3GB", help="cap of each shape, or one for all; '' for none")
     parser.add_argument("--bits", type=float, default=4.25)
     parser.add_argument("--num-samples", type=int, default=8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -293,3 +293,19 @@ SHAPES: dict[str, Shape] = {
         dtype="bfloat16",
     ),
 }
+
+
+def shape_of(name: str) -> Shape:
+    """A published shape, or with `@N` behind its name the same with N blocks.
+
+    Raises:
+        SystemExit: there is no such shape, or its config does not count blocks as most do.
+    """
+    whole, _, blocks = name.partition("@")
+    shape = SHAPES.get(whole)
+    if shape is None or (blocks and ("num_hidden_layers" not in shape.settings or not blocks.isdecimal() or int(blocks) < 1)):
+        raise SystemExit(f"unknown shape {name}; there are {', '.join(SHAPES)}, and NAME@N for N blocks of most")
+    if not blocks:
+        return shape
+    settings = shape.settings | {"num_hidden_layers": int(blocks)}
+    return replace(shape, settings=settings, published=f"{shape.published}, {blocks} of its blocks")

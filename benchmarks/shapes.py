@@ -2,6 +2,8 @@
 
     python benchmarks/shapes.py [NAME ...] [--root runs/benchmarks/shapes]      (no name: lists them)
 
+NAME@N is a shape with N of its blocks: what one block and the largest tables take, in a fraction of the time.
+
 Why random: speed and memory depend on shapes and dtypes alone, and no published weights are at hand. What a *profile* of such
 a model says is meaningless, except as a check that nothing breaks. Every config holds the published numbers; the tensor names
 are those of the published files as far as a fine-tuning loads them (GPT-2's have no `transformer.` prefix, as published).
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from published_shapes import LENGTH, NUM_IMAGES, NUM_SAMPLES, SHAPES, Kind, Shape
+from published_shapes import LENGTH, NUM_IMAGES, NUM_SAMPLES, SHAPES, Kind, Shape, shape_of
 
 ROOT = Path("runs/benchmarks/shapes")
 MAX_SHARD_BYTES = 2_000_000_000
@@ -77,7 +79,7 @@ class Shard:
 
 def data_of(name: str, root: Path = ROOT) -> Path:
     """The data file of a shape."""
-    return root / name / DATA_FILES[SHAPES[name].kind]
+    return root / name / DATA_FILES[shape_of(name).kind]
 
 
 def make(name: str, root: Path = ROOT) -> Path:
@@ -86,7 +88,7 @@ def make(name: str, root: Path = ROOT) -> Path:
     Raises:
         SystemExit: the disk has too little room.
     """
-    shape, folder = SHAPES[name], root / name
+    shape, folder = shape_of(name), root / name
     if (folder / DONE_FILE).exists():
         return folder
     staged = root / f"{name}.partial"
@@ -119,7 +121,7 @@ def make(name: str, root: Path = ROOT) -> Path:
 
 def num_parameters(name: str) -> int:
     """Parameters of a shape, each tied one once."""
-    return sum(weight.num_bytes for weight in _weights(SHAPES[name])) // ELEMENT_BYTES[SHAPES[name].dtype]
+    return sum(weight.num_bytes for weight in _weights(shape_of(name))) // ELEMENT_BYTES[shape_of(name).dtype]
 
 
 def _config(shape: Shape) -> Any:
@@ -325,8 +327,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--root", type=Path, default=ROOT)
     options = parser.parse_args()
-    if unknown := sorted(set(options.names) - set(SHAPES)):
-        parser.error(f"unknown {', '.join(unknown)}; there are {', '.join(SHAPES)}")
+    for name in options.names:
+        shape_of(name)
     for name in options.names:
         print(make(name, options.root))
     if options.names:
