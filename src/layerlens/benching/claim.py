@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from layerlens.artifacts.store import RUN_FILE, claim_folder, write_json
-from layerlens.config.bench import BenchSuite
+from layerlens.config.bench import BenchSuite, RateKind
 from layerlens.errors import ConfigError
 
 #: Differences that a message names at most.
 _SHOWN = 5
 #: What `--extend` lets grow or shrink.
-_LISTS = ("arms", "seeds")
+_LISTS = ("arms", "seeds", *(f"learning_rates.{kind.value}" for kind in RateKind))
 _TABLES = ("models", "tasks")
 
 
@@ -33,7 +33,7 @@ def claim_suite_folder(folder: Path, suite: BenchSuite, *, may_extend: bool) -> 
     Args:
         folder: Of the suite's results.
         suite: With its places filled in.
-        may_extend: Whether models, tasks, arms and seeds may come or go, what both have being the same.
+        may_extend: Whether models, tasks, arms, seeds and learning rates may come or go, what both have being the same.
 
     Raises:
         ConfigError: the folder is another suite's, or no suite's at all; says what differs.
@@ -59,7 +59,8 @@ def claim_suite_folder(folder: Path, suite: BenchSuite, *, may_extend: bool) -> 
 def _is_growth(name: str, found: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
     """Whether a key differs because something was added or left out, and not because it was changed.
 
-    The first seed is what rates were tuned and plans were raced from, so it stays.
+    The first seed is what rates were tuned and plans were raced from, so it stays. Where a grid of rates gains the best one, what
+    was done at another rate is done again, since a record is of its whole job.
     """
     if name == "seeds":
         return bool(found.get(name, [None])[0] == identity.get(name, [None])[0])

@@ -5,6 +5,7 @@ A job is done when its record says so for this very job; so a suite that was sto
 
 from __future__ import annotations
 
+import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,21 @@ def record_folder(root: Path, job: Job) -> Path:
 
 
 def write_job(root: Path, job: Job) -> Path:
-    """Write `job.json`, and forget how an earlier try ended."""
+    """Write `job.json`, and forget how an earlier try ended; what another job of this name left, at another rate, goes."""
     folder = record_folder(root, job)
+    if (folder / JOB_FILE).exists() and _is_other(folder / JOB_FILE, job):
+        shutil.rmtree(root / job.out, ignore_errors=True)
+        (folder / DONE_FILE).unlink(missing_ok=True)
     write_json(folder / JOB_FILE, job)
     (folder / FAILED_FILE).unlink(missing_ok=True)
     return folder / JOB_FILE
+
+
+def _is_other(path: Path, job: Job) -> bool:
+    try:
+        return read_json(path, Job) != job
+    except ManifestError:
+        return True
 
 
 def done_record(root: Path, job: Job) -> Done | None:

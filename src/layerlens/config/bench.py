@@ -210,7 +210,7 @@ class BenchConfig(Frozen):
     seeds: Integers | None = Field(default=None, description="these seeds instead of the suite's")
     extend: bool = Field(
         default=False,
-        description="let a folder's suite gain or lose models, tasks, arms or seeds; what both have must be the same",
+        description="let a folder's suite gain or lose models, tasks, arms, seeds or rates; what both have must be the same",
     )
 
 

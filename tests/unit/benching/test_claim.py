@@ -53,6 +53,17 @@ def test_a_suite_may_grow_where_the_user_says_so(tmp_path: Path) -> None:
     claim(tmp_path / "out", seeds=[0, 1, 2], tasks=tasks)
 
 
+def test_a_grid_of_rates_may_grow_and_how_rates_are_chosen_may_not(tmp_path: Path) -> None:
+    claim(tmp_path / "out", learning_rates={"full": [1e-4], "adapter": [1e-3, 3e-3]})
+    claim(tmp_path / "out", learning_rates={"full": [1e-4, 3e-4], "adapter": [1e-3, 3e-3, 6e-3]}, may_extend=True)
+    with pytest.raises(ConfigError, match=r"learning_rates\.tuned was the default, now kind"):
+        claim(
+            tmp_path / "out",
+            learning_rates={"full": [1e-4, 3e-4], "adapter": [1e-3, 3e-3, 6e-3], "tuned": "kind"},
+            may_extend=True,
+        )
+
+
 def test_growth_changes_nothing_that_is_there(tmp_path: Path) -> None:
     claim(tmp_path / "out")
     with pytest.raises(ConfigError, match=r"tasks\.docs\.max_length was 16, now 32"):
