@@ -91,10 +91,9 @@ def compressed(name: str, max_memory: str, options: argparse.Namespace) -> dict[
 
 def verdict(row: dict[str, Any]) -> str:
     """Whether the peak is within reach and goal."""
-    whole = row["shape"].partition("@")[0]
-    if row["outcome"] != "completes" or whole not in TARGETS:
+    if row["outcome"] != "completes" or row["shape"] not in TARGETS:
         return ""
-    limits = TARGETS[whole]
+    limits = TARGETS[row["shape"]]
     words = [
         f"{word} {limit / 1e9:.1f} GB: {'yes' if row['peak_bytes'] <= limit else 'NO'}"
         for word, limit in zip(("reach", "goal"), limits)

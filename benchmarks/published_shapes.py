@@ -301,9 +301,9 @@ def shape_of(name: str) -> Shape:
     Raises:
         SystemExit: there is no such shape, or its config does not count blocks as most do.
     """
-    whole, _, blocks = name.partition("@")
+    whole, at, blocks = name.partition("@")
     shape = SHAPES.get(whole)
-    if shape is None or (blocks and ("num_hidden_layers" not in shape.settings or not blocks.isdecimal() or int(blocks) < 1)):
+    if shape is None or (at and ("num_hidden_layers" not in shape.settings or not blocks.isdecimal() or int(blocks) < 1)):
         raise SystemExit(f"unknown shape {name}; there are {', '.join(SHAPES)}, and NAME@N for N blocks of most")
     if not blocks:
         return shape

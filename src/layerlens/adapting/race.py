@@ -193,4 +193,11 @@ def _runnable(plan: Plan, candidates: dict[str, Plan], config: RaceConfig) -> di
         known = {name: entry for name, entry in known.items() if name in {*config.only, UNIFORM}}
     if foreign := sorted(name for name, entry in known.items() if entry.model.hash != plan.model.hash):
         raise ManifestError(f"candidates of another model than the plan's: {', '.join(foreign[:3])}; plan again")
-    return {name: known[name] for name in sorted(known)}
+    return {name: known[name] for name in sorted(known) if name == UNIFORM or not _is_uniform(known[name], known.get(UNIFORM))}
+
+
+def _is_uniform(plan: Plan, uniform: Plan | None) -> bool:
+    """Whether an optimum or another plan is uniform under another name: racing it would compare a plan with itself."""
+    return uniform is not None and [(e.layer, e.site, e.method, e.size) for e in plan.layers] == [
+        (e.layer, e.site, e.method, e.size) for e in uniform.layers
+    ]

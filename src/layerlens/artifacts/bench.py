@@ -118,6 +118,7 @@ class PlanFacts(Frozen):
     is_blind: bool | None = Field(description="whether the race could not see; none where none was run")
     verdict: str = ""
     predicted_time_ratio: float | None = Field(default=None, description="training time over full fine-tuning's, as planned")
+    is_cut_short: bool = Field(default=False, description="whether a budget keeps even uniform out of the lowest blocks")
 
 
 class Cell(Frozen):

@@ -129,6 +129,7 @@ class Plan(Frozen):
     head: list[str] = Field(description="modules trained beside the plan")
     head_params: int = Field(ge=0, description="counted and shown apart from the budget")
     depth_cut: int = Field(default=0, ge=0, description="lowest block that may be adapted")
+    reach: int = Field(default=0, ge=0, description="lowest block that uniform can start at under budgets that depend on depth")
     metadata: PlanMetadata
 
     @property
@@ -141,9 +142,8 @@ class Plan(Frozen):
 
     @property
     def is_cut_short(self) -> bool:
-        """Whether a budget of time or memory may be what keeps the plan out of the lowest blocks."""
-        limited = (self.budgets.get(name) for name in (BudgetName.TIME_RATIO, BudgetName.VRAM_BYTES))
-        return self.depth_cut > 0 and any(budget is not None and budget.limit is not None for budget in limited)
+        """Whether a budget of time, memory or compute keeps even uniform out of the lowest blocks."""
+        return self.reach > 0
 
     @property
     def ranks(self) -> dict[str, int]:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from layerlens.artifacts.store import RUN_FILE, claim_folder, write_json
-from layerlens.config.bench import BenchSuite, RateKind
+from layerlens.config.bench import BenchRates, BenchSuite, RateKind
 from layerlens.errors import ConfigError
 
 #: Differences that a message names at most.
 _SHOWN = 5
 #: What `--extend` lets grow or shrink.
-_LISTS = ("arms", "seeds", *(f"learning_rates.{kind.value}" for kind in RateKind))
+_LISTS = ("arms", "seeds")
+_GRIDS = tuple(f"learning_rates.{kind.value}" for kind in RateKind)
 _TABLES = ("models", "tasks")
 
 
@@ -66,6 +67,10 @@ def _is_growth(name: str, found: Mapping[str, Any], identity: Mapping[str, Any])
         return bool(found.get(name, [None])[0] == identity.get(name, [None])[0])
     if name in _LISTS:
         return True
+    if name in _GRIDS:
+        usual = BenchRates().grid(RateKind(name.partition(".")[2]))
+        before, after = ({*map(float, keys.get(name, usual))} for keys in (found, identity))
+        return before <= after or after <= before
     table, _, rest = name.partition(".")
     if table not in _TABLES:
         return False

@@ -66,7 +66,9 @@ def _sentence(cell: Cell, ours: ArmSummary, other: ArmSummary, paired: Paired) -
         scores += f", {ours.share_of_full:.1%} of it with {_params(ours)}"
     elif abs(ours.trainable_params - other.trainable_params) > _EQUAL_SHARE * max(1, other.trainable_params):
         scores += f" with {_params(ours)} against {other.trainable_params:,}"
-    if other.arm == UNIFORM and any(plan.chosen == UNIFORM for plan in cell.plans if plan.arm == LAYERLENS):
+    if other.arm == UNIFORM and any(
+        plan.chosen == UNIFORM and not plan.is_cut_short for plan in cell.plans if plan.arm == LAYERLENS
+    ):
         scores += "; the plan that was chosen is uniform itself"
     match paired.outcome:
         case Outcome.UNKNOWN:

@@ -79,8 +79,8 @@ def write_job(root: Path, job: Job) -> Path:
     """Write `job.json`, and forget how an earlier try ended; what another job of this name left, at another rate, goes."""
     folder = record_folder(root, job)
     if (folder / JOB_FILE).exists() and _is_other(folder / JOB_FILE, job):
-        shutil.rmtree(root / job.out, ignore_errors=True)
         (folder / DONE_FILE).unlink(missing_ok=True)
+        shutil.rmtree(root / job.out, ignore_errors=True)
     write_json(folder / JOB_FILE, job)
     (folder / FAILED_FILE).unlink(missing_ok=True)
     return folder / JOB_FILE

@@ -13,16 +13,17 @@ next one on evenly spaced sites; a part that others follow gets its share of the
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from jaxtyping import Int
 
 from layerlens.budget.candidates import Candidate
+from layerlens.budget.costs import DEPTH_BUDGETS
 from layerlens.budget.prices import PriceList
-from layerlens.budget.reach import lowest_reached
+from layerlens.budget.reach import smallest_sizes
 from layerlens.budget.sites import PlanSite
 from layerlens.budget.uniform import uniform_sizes
 from layerlens.words import ROLE_SETS, BudgetName, Method, Role, depth_cuts
@@ -58,14 +59,29 @@ MIXES: dict[str, tuple[Part, ...]] = {
 def mixed(prices: PriceList, methods: Collection[Method], limits: Mapping[BudgetName, float]) -> Iterator[Candidate]:
     """Every plan above whose methods are allowed and that fits: as deep as budgets reach first, then above each depth cut."""
     allowed = {name: parts for name, parts in MIXES.items() if all(part.method in methods for part in parts)}
-    lowest = {name: lowest_reached(prices, partial(_members, prices, parts), limits) for name, parts in allowed.items()}
+    lowest = {name: _reach(prices, parts, limits) for name, parts in allowed.items()}
     shares = depth_cuts(len(prices.bases) - 1)
     for cut in sorted({*shares, *lowest.values()}):
         for name, parts in allowed.items():
             if cut == lowest[name] or (cut > lowest[name] and cut in shares):
                 sizes = _filled(prices, parts, cut, limits)
                 if sizes is not None:
-                    yield Candidate(name if cut == 0 else f"{name}@{cut}", sizes)
+                    yield Candidate(name if cut == 0 else f"{name}@{cut}", sizes, is_deepest=cut == lowest[name])
+
+
+def _reach(prices: PriceList, parts: Sequence[Part], limits: Mapping[BudgetName, float]) -> int:
+    """The lowest block from which every member of every part gets a size; the highest where none does; 0 without such a budget.
+
+    Found by bisection: a higher block is cheaper, so what is whole above one is whole above the next.
+    """
+    if not DEPTH_BUDGETS & limits.keys():
+        return 0
+
+    def is_whole(cut: int) -> bool:
+        sizes, members = _filled(prices, parts, cut, limits), _members(prices, parts, cut)
+        return sizes is not None and bool(members) and bool(sizes[members].all())
+
+    return bisect_left(range(max(0, len(prices.bases) - 2)), True, key=is_whole)
 
 
 def _members(prices: PriceList, parts: Sequence[Part], cut: int) -> list[int]:
@@ -78,10 +94,15 @@ def _filled(
     """Sizes of all sites with every part in its share; none where a part does not fit at all."""
     largest = np.array([site.sizes[-1] if site.sizes else 0 for site in prices.sites], dtype=np.int64)
     taken = np.zeros(len(largest), dtype=np.int64)
+    # Parts that follow keep room for their smallest sizes, where there is room for all.
+    room = smallest_sizes(prices, _members(prices, parts, cut))
+    if not prices.is_within(room, limits):
+        room = np.zeros_like(room)
     for number, part in enumerate(parts):
         members = [at for at, site in enumerate(prices.sites) if _is_in(site, part, cut)]
         sizes_on_offer = sorted({size for at in members for size in prices.sites[at].sizes})
-        before = taken
+        room[members] = 0
+        before = taken + room
 
         def fits(sizes: Int[np.ndarray, " sites"], before: Int[np.ndarray, " sites"] = before) -> bool:
             return prices.is_within(before + sizes, limits)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from layerlens.artifacts.plan import UNIFORM, Budget, Chosen, ParetoPoint, Plan, PlanLayer, PlanMetadata, Solver
+from layerlens.artifacts.plan import OPTIMUM, UNIFORM, Budget, Chosen, ParetoPoint, Plan, PlanLayer, PlanMetadata, Solver
 from layerlens.artifacts.profile import Profile, Timing
 from layerlens.artifacts.versions import installed_versions
-from layerlens.budget.candidates import Candidate, distinct, structured
+from layerlens.budget.candidates import Candidate, distinct, structured, uniform_candidate
 from layerlens.budget.costs import TIMED, CostModel, cost_model, from_units, limits_of
 from layerlens.budget.explain import reasons
 from layerlens.budget.feasible import check_feasible
@@ -88,21 +88,31 @@ def make_plan(
     instance = Instance(profile, config, prices, values[ValueModel.WHITENED], costs, limits)
     optima = {model: optimise(prices, values[model], limits) for model in models}
     best = optima[ValueModel.WHITENED]
-    shapes = structured(prices, rank_range(profile, config), limits) if _has_lora(config) else []
-    uniform = next((shape for shape in shapes if shape.name == UNIFORM), None)
+    ranks = rank_range(profile, config)
+    uniform, reach = uniform_candidate(prices, ranks, limits) if _has_lora(config) else (None, 0)
+    shapes = [shape for shape in structured(prices, ranks, limits) if shape.name != UNIFORM] if _has_lora(config) else []
     uniform_value = None if uniform is None else math.fsum(instance.value_of(uniform.sizes))
     solver = Solver(status=best.status, value=best.value, bound=best.bound, gap=best.gap, uniform_value=uniform_value)
     front = [Candidate(f"optimum-{model.value}", optimum.sizes) for model, optimum in optima.items()]
     shapes += mixed(prices, config.candidate_methods, limits)
-    # Plans over the whole depth are never thinned out.
-    shapes.sort(key=lambda shape: "@" in shape.name)
-    ordered = ([uniform] if uniform else []) + front + [shape for shape in shapes if shape is not uniform]
-    whole = sum("@" not in candidate.name for candidate in ordered)
-    kept = distinct(ordered, sites, limit=config.max_candidates, kept_first=whole)
+    # Plans as deep as budgets reach are never thinned out.
+    shapes.sort(key=lambda shape: not shape.is_deepest)
+    ordered = ([uniform] if uniform else []) + front + shapes
+    deepest = len(ordered) - sum(not shape.is_deepest for shape in shapes)
+    kept = distinct(ordered, sites, limit=config.max_candidates, kept_first=deepest, apart={OPTIMUM})
     pareto = _pareto(instance)
     longest = max(len(arrays[f"gain/{layer.layer}"]) for layer in profile.layers)
     record = _Record(
-        instance, solver, pareto, asked, profile_path, profile.identity, command, installed_versions("numpy", "scipy"), longest
+        instance,
+        solver,
+        pareto,
+        asked,
+        profile_path,
+        profile.identity,
+        command,
+        installed_versions("numpy", "scipy"),
+        longest,
+        reach,
     )
     # Where no layer shows a gain beyond noise there is nothing to optimise, and adapting nothing would be no plan.
     plain = uniform or next(iter(shapes), None)
@@ -123,6 +133,7 @@ class _Record:
     command: str
     versions: dict[str, str]
     longest_curve: int
+    reach: int
 
     def plan(self, candidate: Candidate) -> Plan:
         instance = self.instance
@@ -149,6 +160,7 @@ class _Record:
             head=profile.head,
             head_params=profile.model.head_parameters,
             depth_cut=min(adapted, default=0),
+            reach=self.reach,
             pareto=self.pareto,
             metadata=PlanMetadata(
                 gradient_norms={
@@ -219,8 +231,8 @@ def _uniform(instance: Instance, limits: dict[BudgetName, float]) -> Int[np.ndar
     if not _has_lora(instance.config):
         return None
     ranks = rank_range(instance.profile, instance.config)
-    found = next(iter(structured(instance.prices, ranks, limits)), None)
-    return None if found is None or found.name != UNIFORM else found.sizes
+    found, _ = uniform_candidate(instance.prices, ranks, limits)
+    return None if found is None else found.sizes
 
 
 def _has_lora(config: OptimizationConfig) -> bool:

@@ -44,7 +44,7 @@ def uniform_sizes(
         sizes[inside[evenly_spaced(len(inside), num_more)]] = more
         return np.minimum(sizes, largest)
 
-    number = _largest(len(ranks), lambda count: count == 0 or fits(spread(ranks[count - 1], ranks[count - 1], 0)))
+    number = _num_even(largest, inside, ranks, fits)
     if number == len(ranks):
         return spread(ranks[-1], ranks[-1], 0)
     rank = ranks[number - 1] if number else 0
@@ -54,6 +54,26 @@ def uniform_sizes(
         if fits(sizes):
             return sizes
     return spread(rank, rank, 0) if number else None
+
+
+def even_sizes(
+    largest: Int[np.ndarray, " sites"], members: Sequence[int], ranks: Sequence[int], fits: Fits
+) -> Int[np.ndarray, " sites"] | None:
+    """The largest rank that fits on every member at once, and nothing more; none where the smallest does not."""
+    inside = np.asarray(members, dtype=np.int64)
+    number = _num_even(largest, inside, ranks, fits) if len(inside) else 0
+    return _even(largest, inside, ranks[number - 1]) if number else None
+
+
+def _even(largest: Int[np.ndarray, " sites"], inside: Int[np.ndarray, " members"], rank: int) -> Int[np.ndarray, " sites"]:
+    sizes = np.zeros(len(largest), dtype=np.int64)
+    sizes[inside] = rank
+    return np.minimum(sizes, largest)
+
+
+def _num_even(largest: Int[np.ndarray, " sites"], inside: Int[np.ndarray, " members"], ranks: Sequence[int], fits: Fits) -> int:
+    """How many of the ranks fit on every member at once."""
+    return _largest(len(ranks), lambda count: count == 0 or fits(_even(largest, inside, ranks[count - 1])))
 
 
 def _largest(stop: int, holds: Callable[[int], bool]) -> int:

@@ -114,7 +114,9 @@ def _compared(metric: str, plan: Plan | None, other: ArmGroup, compared: Compari
     reached = other.mean(metric) or 0.0
     gap = difference(metric, compared.difference)
     is_uniform = other.kind is ArmKind.UNIFORM
-    who = "uniform LoRA at the same budget" if is_uniform else "full fine-tuning"
+    # Where a budget of depth cuts the plan short, this arm keeps the parameters and breaks that budget.
+    budget = "with as many parameters, over all layers," if plan is not None and plan.is_cut_short else "at the same budget"
+    who = f"uniform LoRA {budget}" if is_uniform else "full fine-tuning"
     topic = "Against uniform" if is_uniform else "Against full fine-tuning"
     direction = "lower" if compared.difference > 0 else "higher"
     theirs = f"{score(metric, reached)}, {gap} {direction}" if compared.difference else f"{score(metric, reached)}, the same"

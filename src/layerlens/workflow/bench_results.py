@@ -112,6 +112,7 @@ def _plans(cell: BenchCell, variant: str) -> list[PlanFacts]:
                     is_blind=None if race is None else race.is_blind,
                     verdict="" if race is None else race.verdict,
                     predicted_time_ratio=None if timed is None else timed.spent,
+                    is_cut_short=plan.is_cut_short,
                 )
             )
     return found

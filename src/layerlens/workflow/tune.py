@@ -11,7 +11,7 @@ from layerlens.adapting.order import num_tuning_steps
 from layerlens.adapting.save import ADAPTER_FOLDER
 from layerlens.adapting.tune import tune as run_tune
 from layerlens.artifacts.evaluation import FULL, Arm, Evaluation, with_time_ratios
-from layerlens.artifacts.plan import Plan, load_candidates, load_plan, save_plan
+from layerlens.artifacts.plan import UNIFORM, Plan, load_candidates, load_plan, save_plan
 from layerlens.artifacts.store import write_json
 from layerlens.artifacts.versions import installed_versions
 from layerlens.config import BaseFormat, RaceConfig, TrainingConfig, TuneConfig, output_path
@@ -82,7 +82,7 @@ def tune(
     if (folder / "plan.json").resolve() != path.resolve():
         save_plan(folder / "plan.json", loaded)
     evaluation = make_evaluation(
-        with_time_ratios(arms, _predicted_times(loaded, path, config)),
+        with_time_ratios(arms, predicted_times(loaded, path, config)),
         evaluated[0],
         model=loaded.model.id,
         eval_samples=min(len(evaluated[1]), config.max_eval_samples or len(evaluated[1])),
@@ -123,9 +123,12 @@ def _run_arms(
     return arms
 
 
-def _predicted_times(plan: Plan, path: Path, config: TuneConfig) -> dict[str, float]:
+def predicted_times(plan: Plan, path: Path, config: TuneConfig) -> dict[str, float]:
     """Training time that the plan and the compared candidates foresee, as a share of full fine-tuning's, by arm."""
     plans = {**(load_candidates(path) if config.compare else {}), ArmName.LAYERLENS.value: plan}
+    if plan.is_cut_short:
+        # The arm of this name is over all layers, which the planner's own could not be.
+        plans.pop(UNIFORM, None)
     spent = {name: found.budgets.get(BudgetName.TIME_RATIO) for name, found in plans.items()}
     return {**{name: budget.spent for name, budget in spent.items() if budget is not None}, FULL: 1.0}
 

@@ -45,6 +45,14 @@ def test_uniform_races_first_then_one_of_each_kind_in_turn(candidates: dict[str,
     assert sorted(order) == sorted(candidates)
 
 
+def test_the_optimum_of_the_default_values_races_before_the_others(candidates: dict[str, Plan]) -> None:
+    named = {"optimum-utility" if name == "optimum-a" else name: plan for name, plan in candidates.items()}
+    named["optimum-whitened"] = named.pop("optimum-b")
+    order = field_order(named)
+    assert order[3] == "optimum-whitened"
+    assert order.index("optimum-utility") > order.index("attention")
+
+
 def test_the_order_does_not_depend_on_the_order_of_the_candidates(candidates: dict[str, Plan]) -> None:
     backwards = dict(reversed(candidates.items()))
     assert field_order(backwards) == field_order(candidates)

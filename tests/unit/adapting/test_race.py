@@ -237,6 +237,17 @@ def test_a_lone_candidate_is_chosen_without_a_step(
     assert (raced.race.winner, raced.race.candidates, raced.race.share_of_tuning) == ("all", [], 0.0)
 
 
+def test_a_plan_that_is_uniform_under_another_name_does_not_race_itself(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan]
+) -> None:
+    uniform = candidates["uniform"]
+    same = uniform.model_copy(update={"chosen": uniform.chosen.model_copy(update={"name": "optimum-whitened"})})
+    both = {"optimum-whitened": same, "uniform": uniform}
+    raced = race(same, both, task_model, data, part, QUICK, state_path=None)
+    assert raced.race is not None
+    assert (raced.race.winner, raced.race.candidates) == ("uniform", [])
+
+
 def test_plans_of_every_method_race_beside_each_other(
     task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan], tmp_path: Path
 ) -> None:

@@ -56,6 +56,10 @@ def test_a_suite_may_grow_where_the_user_says_so(tmp_path: Path) -> None:
 def test_a_grid_of_rates_may_grow_and_how_rates_are_chosen_may_not(tmp_path: Path) -> None:
     claim(tmp_path / "out", learning_rates={"full": [1e-4], "adapter": [1e-3, 3e-3]})
     claim(tmp_path / "out", learning_rates={"full": [1e-4, 3e-4], "adapter": [1e-3, 3e-3, 6e-3]}, may_extend=True)
+    # A grid that loses a rate and gains another is a changed one, as is one that leaves its default behind.
+    for adapter in ([5e-6], [1e-3, 5e-3]):
+        with pytest.raises(ConfigError, match=r"learning_rates\.adapter was"):
+            claim(tmp_path / "out", learning_rates={"full": [1e-4, 3e-4], "adapter": adapter}, may_extend=True)
     with pytest.raises(ConfigError, match=r"learning_rates\.tuned was the default, now kind"):
         claim(
             tmp_path / "out",

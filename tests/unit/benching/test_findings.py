@@ -64,6 +64,9 @@ def test_a_plan_that_is_uniform_itself_is_said_to_be() -> None:
     plan = PlanFacts(arm="layerlens", seed=None, chosen="uniform", params=5, is_blind=True)
     found = findings_of(results({"uniform": 0.7, "layerlens": 0.7}, plans=[plan]))
     assert "uniform itself" in about(found, "uniform LoRA").text
+    short = plan.model_copy(update={"is_cut_short": True})
+    found = findings_of(results({"uniform": 0.7, "layerlens": 0.7}, plans=[short]))
+    assert "uniform itself" not in about(found, "uniform LoRA").text
 
 
 def test_a_rate_at_the_edge_of_its_grid_is_a_caution() -> None:

@@ -55,7 +55,7 @@ def test_names_are_safe_in_file_names_and_say_roles_and_cut() -> None:
 def test_structured_plans_are_lora_alone_and_stay_within_narrow_layers() -> None:
     config = OptimizationConfig(max_trainable_params=10**9, max_rank=30, candidate_methods=[*Method])
     _, prices = priced(small(), config)
-    uniform = structured(prices, range(1, 31), limits_of(config))[0]
+    uniform = next(structured(prices, range(1, 31), limits_of(config)))
     for site, size in zip(prices.sites, uniform.sizes, strict=True):
         assert size == (min(30, site.in_features, site.out_features) if site.method is Method.LORA else 0)
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from layerlens.artifacts.plan import Plan, inconsistencies
@@ -10,7 +12,7 @@ from layerlens.budget.run import make_plan
 from layerlens.config import OptimizationConfig
 from layerlens.errors import ConfigError, InfeasibleBudgetError
 from layerlens.words import BudgetName, Method, Site
-from tests.unit.budget.small_models import small
+from tests.unit.budget.small_models import SMALL, small
 
 
 def planned(**options: object) -> tuple[Plan, dict[str, Plan]]:
@@ -136,7 +138,10 @@ def test_ranks_wider_than_a_layer_are_planned_within_it() -> None:
     assert any("gain curves end at rank 4" in note for note in plan.metadata.notes)
 
 
-@pytest.mark.parametrize("limit", [{"max_time_ratio": 0.5}, {"max_time_ratio": 0.55, "epochs": 3.0}, {"max_vram_gb": 0.0022}])
+@pytest.mark.parametrize(
+    "limit",
+    [{"max_time_ratio": 0.5}, {"max_time_ratio": 0.55, "epochs": 3.0}, {"max_vram_gb": 0.0022}, {"max_flops": 0.9 * 252120}],
+)
 def test_where_time_or_memory_forbids_the_lowest_blocks_uniform_is_over_all_the_others(limit: dict[str, float]) -> None:
     plan, candidates = planned(max_trainable_params=3000, **limit)
     whole = planned(max_trainable_params=3000)[1]["uniform"]
@@ -156,7 +161,58 @@ def test_where_time_or_memory_forbids_the_lowest_blocks_uniform_is_over_all_the_
             assert set(each.ranks) == members
 
 
+def deep(**options: object) -> tuple[Plan, dict[str, Plan]]:
+    made = small(shape=replace(SMALL, blocks=12))
+    config = OptimizationConfig.model_validate({"length": 16, **options})
+    return make_plan(made.profile, made.arrays, made.timing, config, profile_path="p", command="c")
+
+
+@pytest.mark.parametrize("params", [3000, 12000])
+def test_more_time_never_leaves_uniform_with_much_less(params: int) -> None:
+    """A block more may cost the others a rank, never most of what they had; the optimum keeps its name meanwhile."""
+    spent, reached = [], []
+    for ratio in np.arange(0.30, 0.90, 0.02).tolist():
+        _, candidates = deep(max_trainable_params=params, max_time_ratio=ratio)
+        uniform = candidates["uniform"]
+        assert "optimum-whitened" in candidates
+        assert uniform.budgets[BudgetName.TIME_RATIO].spent <= ratio
+        # Nothing that is deeper by name is shallower in truth, and no set of roles starts below where it can be whole.
+        deepest = {name: plan.depth_cut for name, plan in candidates.items() if not name.startswith("optimum")}
+        assert all(int(name.partition("@")[2] or 0) == cut for name, cut in deepest.items() if name != "uniform")
+        assert len({name.partition("@")[0] for name in deepest if "@" in name}) >= 3
+        spent.append(uniform.params)
+        reached.append(uniform.reach)
+    assert all(later >= 0.6 * before for before, later in pairwise(spent))
+    assert all(later <= before for before, later in pairwise(reached))
+    assert reached[0] > reached[-1]
+
+
+def test_few_parameters_alone_do_not_count_as_a_plan_cut_short() -> None:
+    _, candidates = planned(max_trainable_params=200, max_vram_gb=100)
+    assert candidates["uniform"].depth_cut > 0
+    assert not any(plan.is_cut_short for plan in candidates.values())
+
+
+@pytest.mark.parametrize("ratio", [0.4, 0.5, 0.6, 0.7])
+def test_every_part_of_a_mix_gets_its_sites_where_time_is_short(ratio: float) -> None:
+    _, candidates = deep(max_trainable_params=20000, max_time_ratio=ratio, candidate_methods=[*Method], max_candidates=200)
+    mixes = {name: plan for name, plan in candidates.items() if name.startswith(("prefix+", "attention+adapter"))}
+    assert mixes
+    for name, plan in mixes.items():
+        methods = {layer.method for layer in plan.adapted}
+        assert len(methods) == 2, name
+        blocks = {method: {layer.block for layer in plan.adapted if layer.method is method} for method in methods}
+        assert all(found == set(range(plan.depth_cut, 12)) for found in blocks.values()), name
+
+
 def test_where_not_even_the_highest_block_fits_whole_uniform_takes_what_fits_of_it() -> None:
     _, candidates = planned(max_trainable_params=3000, max_vram_gb=0.0019)
     assert {layer.block for layer in candidates["uniform"].adapted} == {2}
     assert 0 < len(candidates["uniform"].ranks) < 6
+    # Blocks without planned layers are none to start at.
+    made = small()
+    lower = [layer for layer in made.profile.layers if (layer.block or 0) < 2]
+    profile = made.profile.model_copy(update={"layers": lower})
+    config = OptimizationConfig(length=16, max_trainable_params=3000, max_vram_gb=0.0035)
+    _, candidates = make_plan(profile, made.arrays, made.timing, config, profile_path="p", command="c")
+    assert {layer.block for layer in candidates["uniform"].adapted} == {1}

@@ -113,6 +113,14 @@ def test_where_the_chosen_plan_is_uniform_no_win_is_claimed() -> None:
     assert "uniform itself" in found.text
 
 
+def test_beside_a_plan_that_a_budget_cut_short_the_arm_uniform_is_another_plan() -> None:
+    plan = artifacts.plan("uniform", artifacts.candidate_sizes()["uniform"]).model_copy(update={"reach": 2, "depth_cut": 2})
+    run = _run(plan=plan, evaluation=_exact({"layerlens": [0.80, 0.81, 0.82], "uniform": [0.90, 0.91, 0.92]}))
+    found = _statement(run, "Against uniform")
+    assert found.tone is Tone.BAD
+    assert found.text.startswith("Uniform LoRA with as many parameters, over all layers, would have done better")
+
+
 def test_the_race_is_quoted_and_a_blind_one_is_marked() -> None:
     seen = _statement(_run(plan=artifacts.raced_plan()), "Race")
     assert seen.text.startswith(artifacts.race().verdict)

@@ -136,6 +136,17 @@ def test_without_depth_cuts_only_plans_that_reach_the_lowest_block_race(tmp_path
     assert cell.race_job("layerlens", None, 1e-3).config["only"] == ["uniform", "mlp@2", "attention"]
 
 
+def test_without_depth_cuts_nothing_races_where_no_plan_over_the_whole_depth_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_cell, "load_candidates", lambda path: {"uniform": SimpleNamespace(depth_cut=2)})
+    cell = cell_of(tmp_path, arms=["layerlens", "no-depth-cut"])
+    finish(cell, [(0.5, 1.0)] * len(GRID))
+    assert {job.out.split("/")[-1].partition("-seed")[0] for job in cell.race_jobs()} == {"layerlens"}
+    why = {why for arm, _, job, why in cell.run_jobs() if arm == "no-depth-cut" and job is None}
+    assert why == {"no plan over the whole depth keeps the budgets"}
+
+
 def test_a_trial_is_a_run_at_another_rate_scored_on_other_samples(tmp_path: Path) -> None:
     cell = cell_of(tmp_path)
     finish(cell, [(0.5, 0.5), (0.9, 0.5), (0.3, 0.5)])

@@ -37,7 +37,7 @@ def even_ranks(plan: Plan, members: Sequence[PlanLayer]) -> dict[str, int]:
 def uniform_plan(plan: Plan, candidates: Mapping[str, Plan]) -> Plan:
     """Uniform over all layers: the planner's own where it has as many parameters as the plan, else filled to that number.
 
-    The planner's uniform stops where a budget of time or memory stops; this arm is what such a budget is compared with.
+    The planner's uniform stops where a budget of time, memory or compute stops; this arm is what such a budget is compared with.
     """
     planned = candidates.get(UNIFORM)
     is_whole = planned is not None and not planned.is_cut_short and len(planned.ranks) == len(planned.adapted)

@@ -9,7 +9,9 @@ import pytest
 
 from layerlens.adapting.arms.ranks import (
     customary_ranks,
+    even_ranks,
     gradient_ranks,
+    linear_layers,
     mlp_ranks,
     optimum_plan,
     random_ranks,
@@ -18,9 +20,9 @@ from layerlens.adapting.arms.ranks import (
     with_ranks,
 )
 from layerlens.artifacts.options import trainable_params
-from layerlens.artifacts.plan import OPTIMUM, Budget, Plan
+from layerlens.artifacts.plan import OPTIMUM, Plan
 from layerlens.errors import ConfigError
-from layerlens.words import BudgetName, Method, Role, Site, TaskKind
+from layerlens.words import Method, Role, Site, TaskKind
 from tests.unit.adapting.plans import EVERY_FAMILY, kind_of, make_plan, tiny_task_model, uneven_ranks
 
 
@@ -128,11 +130,9 @@ def test_uniform_is_the_planners_own_where_it_has_as_many_parameters(tmp_path: P
 
 def test_uniform_is_over_all_layers_where_a_time_budget_stops_the_planners_own(tmp_path: Path) -> None:
     plan = made("bert", tmp_path)
-    budgets = {**plan.budgets, BudgetName.TIME_RATIO: Budget(limit=0.5, spent=0.4)}
-    stopped = plan.model_copy(update={"budgets": budgets, "depth_cut": 1})
-    found = uniform_plan(stopped, {"uniform": stopped})
-    assert found.ranks.keys() == {layer.layer for layer in plan.layers if layer.site is Site.LINEAR}
-    assert uniform_plan(stopped, {"uniform": stopped.model_copy(update={"depth_cut": 0})}).budgets == budgets
+    stopped = shuffled_plan(plan, seed=5).model_copy(update={"reach": 1})
+    whole = with_ranks(plan, even_ranks(plan, linear_layers(plan)))
+    assert uniform_plan(stopped, {"uniform": stopped}).ranks == whole.ranks != stopped.ranks
 
 
 def test_the_optimum_is_found_among_the_candidates_or_is_the_plan(tmp_path: Path) -> None:
