@@ -1,8 +1,8 @@
 """Is the prediction true? Layers one at a time, then whole plans trained to the end, against what a profile foretells.
 
     python benchmarks/predicted_gain.py [--models NAME,…] [--parts layers,plans] [--seeds 0,1] [--steps N] [--plan-steps N]
-                                        [--batch-size N] [--plans N] [--race-seeds N] [--held-out N] [--processes N]
-                                        [--quick] [--estimate]
+                                        [--batch-size N] [--plans N] [--probe-steps N,…] [--race-seeds N] [--held-out N]
+                                        [--processes N] [--quick] [--estimate]
 
 layers   A LoRA on one layer alone (adapters only), and the whole weight of one layer alone: the drop of held-out loss, correlated
          with every score of the profile and with controls.
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--plan-steps", type=int, help="training steps of a whole plan")
     parser.add_argument("--batch-size", type=int, help="samples per step; those of short runs follow in proportion")
     parser.add_argument("--plans", type=int, help="candidates of the planner at most; five controls come on top")
+    parser.add_argument("--probe-steps", default="", help="lengths of the short runs of one layer alone, such as 5,10,20")
     parser.add_argument("--race-seeds", type=int, help="seeds of the plans' short runs")
     parser.add_argument("--held-out", type=int, help="held-out samples")
     parser.add_argument("--processes", type=int, default=1, help="processes of one thread each")
@@ -95,6 +96,8 @@ def chosen(subject: Subject, options: argparse.Namespace) -> Subject:
             training=subject.training.model_copy(update={"batch_size": size}),
             horizons=tuple((steps, max(1, own * size // before)) for steps, own in subject.horizons),
         )
+    if options.probe_steps:
+        subject = replace(subject, probe_steps=tuple(int(steps) for steps in options.probe_steps.split(",")))
     given = {
         "layer_steps": options.steps,
         "plan_steps": options.plan_steps,
