@@ -20,7 +20,7 @@ from layerlens.artifacts.plan import Plan
 from layerlens.errors import LayerLensError, ManifestError
 from layerlens.models.load import TaskModel
 from layerlens.models.weights import is_adaptable_module, layer_features
-from layerlens.words import Method
+from layerlens.words import Method, TaskKind
 
 #: PEFT accepts this name in place of targets where only `modules_to_save` are trained.
 NO_TARGETS = "dummy-target-modules"
@@ -39,7 +39,8 @@ def lora_config(plan: Plan, *, is_transposed: bool) -> LoraConfig:
     ranks = plan.ranks
     largest = max(ranks.values(), default=1)
     keys = {layer: pattern_key(layer) for layer in ranks}
-    task_type = TASK_TYPES[plan.task.kind]
+    # By some task types PEFT adds a head of its own choice to train; a plan without one means none.
+    task_type = TASK_TYPES[plan.task.kind] if plan.head or plan.task.kind is TaskKind.CAUSAL_LM else None
     config = LoraConfig(
         task_type=TaskType(task_type) if task_type else None,
         r=largest,

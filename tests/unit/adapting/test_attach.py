@@ -55,6 +55,20 @@ def test_the_base_is_bit_identical_after_training_and_detaching(family: str, tmp
     assert_same(before, snapshot(task_model.model))
 
 
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+def test_a_plan_without_a_head_trains_none(family: str, tmp_path: Path) -> None:
+    kind = kind_of(family)
+    task_model = tiny_task_model(family, tmp_path, kind)
+    plan = make_plan(task_model, kind, uneven_ranks(task_model)).model_copy(update={"head": [], "head_params": 0})
+    before = snapshot(task_model.model)
+    with attached(task_model.model, plan, seed=0) as adapted:
+        trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+        assert trained
+        assert all("lora_" in name for name in trained)
+        perturb(adapted)
+    assert_same(before, snapshot(task_model.model))
+
+
 def test_an_error_inside_leaves_the_base_as_it_was(tmp_path: Path) -> None:
     task_model = tiny_task_model("bert", tmp_path, TaskKind.CLASSIFICATION)
     before = snapshot(task_model.model)
