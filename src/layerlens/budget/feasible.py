@@ -49,7 +49,7 @@ def check_feasible(prices: PriceList, limits: Mapping[BudgetName, float], *, max
     if short and _fits_any(plans, {name: max(whole[name], least[name]) for name in whole}):
         raise InfeasibleBudgetError.of(
             [
-                f"{_FLAGS[name]}: {limits[name]:.12g} is too small; "
+                f"{_FLAGS[name]}: {_asked(name, limits[name]):.12g} is too small; "
                 f"the smallest feasible is {_enough(name, least[name], max_utilisation)}"
                 for name in short
             ]
@@ -62,6 +62,11 @@ def check_feasible(prices: PriceList, limits: Mapping[BudgetName, float], *, max
 
 def _fits_any(plans: Sequence[Mapping[BudgetName, int]], whole: Mapping[BudgetName, int]) -> bool:
     return any(all(plan[name] <= limit for name, limit in whole.items()) for plan in plans)
+
+
+def _asked(name: BudgetName, limit: float) -> float:
+    """A limit in the unit that its flag takes."""
+    return limit / 2**30 if name is BudgetName.VRAM_BYTES else limit
 
 
 def _enough(name: BudgetName, cost: int, max_utilisation: float) -> str:

@@ -58,6 +58,12 @@ def test_the_budget_that_the_message_names_is_enough_when_typed(options: dict[st
 def test_the_smallest_feasible_number_of_parameters_is_smallest() -> None:
     message = message_of({"max_trainable_params": 20})
     assert message == "--max-trainable-params: 20 is too small; the smallest feasible is 60"
+
+
+def test_what_was_asked_and_what_would_do_are_in_the_unit_of_the_flag() -> None:
+    message = message_of({"max_vram_gb": 0.00003})
+    assert message is not None
+    assert message.startswith("--max-vram-gb: 3e-05 is too small; the smallest feasible is 0.0")
     assert message_of({"max_trainable_params": 60}) is None
     assert message_of({"max_trainable_params": 59}) is not None
 
