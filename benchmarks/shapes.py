@@ -121,7 +121,8 @@ def make(name: str, root: Path = ROOT) -> Path:
 
 def num_parameters(name: str) -> int:
     """Parameters of a shape, each tied one once."""
-    return sum(weight.num_bytes for weight in _weights(shape_of(name))) // ELEMENT_BYTES[shape_of(name).dtype]
+    shape = shape_of(name)
+    return sum(weight.num_bytes for weight in _weights(shape)) // ELEMENT_BYTES[shape.dtype]
 
 
 def _config(shape: Shape) -> Any:

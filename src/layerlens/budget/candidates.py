@@ -76,11 +76,8 @@ def uniform_candidate(
     return (None if sizes is None else Candidate(UNIFORM, sizes, is_deepest=True)), reach
 
 
-def structured(prices: PriceList, ranks: Sequence[int], limits: Mapping[BudgetName, float]) -> Iterator[Candidate]:
-    """Every structured plan that fits, uniform first, then by depth, then by set of roles."""
-    uniform, reach = uniform_candidate(prices, ranks, limits)
-    if uniform is not None:
-        yield uniform
+def structured(prices: PriceList, ranks: Sequence[int], limits: Mapping[BudgetName, float], *, reach: int) -> Iterator[Candidate]:
+    """Every structured plan that fits beside uniform, which starts at block `reach`: by depth, then by set of roles."""
     shapes = _Shapes(prices, ranks, limits)
     lowest = {name: shapes.reach(name) for name in ROLE_SETS if name != _ALL} | {_ALL: reach}
     shares = depth_cuts(len(prices.bases) - 1)

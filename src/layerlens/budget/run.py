@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from layerlens.artifacts.plan import OPTIMUM, UNIFORM, Budget, Chosen, ParetoPoint, Plan, PlanLayer, PlanMetadata, Solver
+from layerlens.artifacts.plan import OPTIMUM, Budget, Chosen, ParetoPoint, Plan, PlanLayer, PlanMetadata, Solver
 from layerlens.artifacts.profile import Profile, Timing
 from layerlens.artifacts.versions import installed_versions
 from layerlens.budget.candidates import Candidate, distinct, structured, uniform_candidate
@@ -90,7 +90,7 @@ def make_plan(
     best = optima[ValueModel.WHITENED]
     ranks = rank_range(profile, config)
     uniform, reach = uniform_candidate(prices, ranks, limits) if _has_lora(config) else (None, 0)
-    shapes = [shape for shape in structured(prices, ranks, limits) if shape.name != UNIFORM] if _has_lora(config) else []
+    shapes = list(structured(prices, ranks, limits, reach=reach)) if _has_lora(config) else []
     uniform_value = None if uniform is None else math.fsum(instance.value_of(uniform.sizes))
     solver = Solver(status=best.status, value=best.value, bound=best.bound, gap=best.gap, uniform_value=uniform_value)
     front = [Candidate(f"optimum-{model.value}", optimum.sizes) for model, optimum in optima.items()]

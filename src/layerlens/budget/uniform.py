@@ -33,27 +33,22 @@ def uniform_sizes(
     Returns:
         Sizes of all sites; none where not even the smallest rank on one site fits.
     """
-    base = np.zeros(len(largest), dtype=np.int64)
     if not members or not ranks:
         return None
     inside = np.asarray(members, dtype=np.int64)
 
-    def spread(rank: int, more: int, num_more: int) -> Int[np.ndarray, " sites"]:
-        sizes = base.copy()
-        sizes[inside] = rank
-        sizes[inside[evenly_spaced(len(inside), num_more)]] = more
-        return np.minimum(sizes, largest)
-
     number = _num_even(largest, inside, ranks, fits)
     if number == len(ranks):
-        return spread(ranks[-1], ranks[-1], 0)
-    rank = ranks[number - 1] if number else 0
+        return _even(largest, inside, ranks[-1])
+    even = _even(largest, inside, ranks[number - 1] if number else 0)
     # Spread sets of different sizes are not nested and their costs need not rise one by one: try from the top.
     for num_more in range(len(inside) - 1, 0, -1):
-        sizes = spread(rank, ranks[number], num_more)
+        raised = inside[evenly_spaced(len(inside), num_more)]
+        sizes = even.copy()
+        sizes[raised] = np.minimum(ranks[number], largest[raised])
         if fits(sizes):
             return sizes
-    return spread(rank, rank, 0) if number else None
+    return even if number else None
 
 
 def even_sizes(

@@ -34,7 +34,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from layerlens.linalg.fast_products import fast_products
-from layerlens.linalg.processor import processor_capabilities
+from layerlens.linalg.processor import processor_multiplies_bfloat16
 
 #: Values of each weight that the profile keeps.
 LEADING = 256
@@ -97,8 +97,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether there are instructions for it; without them it is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = processor_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return processor_multiplies_bfloat16()
 
 
 def _from_gram(values: Float[Tensor, "small large"], count: int, dtype: torch.dtype) -> Float[Tensor, " leading"]:

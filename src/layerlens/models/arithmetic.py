@@ -7,17 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from layerlens.linalg.processor import processor_capabilities
+from layerlens.linalg.processor import processor_multiplies_bfloat16
 
 
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 is faster than float32 here: a GPU that supports it, or a processor with its instructions."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    if device.type != "cpu":
-        return False
-    capabilities = processor_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return device.type == "cpu" and processor_multiplies_bfloat16()
 
 
 def product_type(inputs: Tensor) -> torch.dtype:

@@ -118,11 +118,15 @@ class BenchCell:
         rate = self.rate(UNIFORM)
         if self.is_everything_over or rate is None:
             return []
-        runnable = [name for name in self.raced if self.failure(self._plan_name(name)) is None]
-        for name in [name for name in runnable if self._only(name) == []]:
-            self.failures[self._plan_name(name)] = "no plan over the whole depth keeps the budgets"
-            runnable.remove(name)
-        return [self.race_job(name, seed, rate.rate) for name in runnable for seed in self.race_seeds]
+        for name in self.raced:
+            if self.failure(self._plan_name(name)) is None and self._only(name) == []:
+                self.failures[self._plan_name(name)] = "no plan over the whole depth keeps the budgets"
+        return [
+            self.race_job(name, seed, rate.rate)
+            for name in self.raced
+            if self.failure(self._plan_name(name)) is None
+            for seed in self.race_seeds
+        ]
 
     def rate_jobs(self) -> list[Job]:
         """Trials of every other arm that is tuned."""

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from layerlens.budget.candidates import ROLE_SETS, Candidate, distinct, structured
+from layerlens.budget.candidates import ROLE_SETS, Candidate, distinct, structured, uniform_candidate
 from layerlens.budget.costs import limits_of
+from layerlens.budget.prices import PriceList
 from layerlens.config import OptimizationConfig
 from layerlens.words import BudgetName, Method
 from tests.unit.budget.small_models import by_hand, priced, small
@@ -17,13 +19,20 @@ BUDGETS = [
 ]
 
 
+def with_uniform(prices: PriceList, ranks: Sequence[int], limits: Mapping[BudgetName, float]) -> Iterator[Candidate]:
+    uniform, reach = uniform_candidate(prices, ranks, limits)
+    assert uniform is not None
+    yield uniform
+    yield from structured(prices, ranks, limits, reach=reach)
+
+
 def test_every_structured_plan_keeps_every_budget_repriced_by_hand_and_none_could_take_one_rank_more() -> None:
     for shares in BUDGETS:
         costs, prices = priced(small(), OptimizationConfig(max_trainable_params=1, length=16))
         nothing = by_hand(costs, prices, np.zeros(len(prices.sites), dtype=np.int64))
         everything = by_hand(costs, prices, np.full(len(prices.sites), 4))
         limits = {name: nothing[name] + share * (everything[name] - nothing[name]) for name, share in shares.items()}
-        found = list(structured(prices, range(1, 5), limits))
+        found = list(with_uniform(prices, range(1, 5), limits))
         assert len(found) > 10
         for candidate in found:
             spent = by_hand(costs, prices, candidate.sizes)
@@ -40,7 +49,7 @@ def test_every_structured_plan_keeps_every_budget_repriced_by_hand_and_none_coul
 
 def test_names_are_safe_in_file_names_and_say_roles_and_cut() -> None:
     _, prices = priced(small(), OptimizationConfig(max_trainable_params=2500))
-    found = {candidate.name: candidate for candidate in structured(prices, range(1, 5), {})}
+    found = {candidate.name: candidate for candidate in with_uniform(prices, range(1, 5), {})}
     assert next(iter(found)) == "uniform"
     assert all(re.fullmatch(r"[A-Za-z0-9.+@_-]+", name) for name in found)
     for name, candidate in found.items():
@@ -55,7 +64,7 @@ def test_names_are_safe_in_file_names_and_say_roles_and_cut() -> None:
 def test_structured_plans_are_lora_alone_and_stay_within_narrow_layers() -> None:
     config = OptimizationConfig(max_trainable_params=10**9, max_rank=30, candidate_methods=[*Method])
     _, prices = priced(small(), config)
-    uniform = next(structured(prices, range(1, 31), limits_of(config)))
+    uniform = next(with_uniform(prices, range(1, 31), limits_of(config)))
     for site, size in zip(prices.sites, uniform.sizes, strict=True):
         assert size == (min(30, site.in_features, site.out_features) if site.method is Method.LORA else 0)
 

@@ -40,8 +40,12 @@ def uniform_plan(plan: Plan, candidates: Mapping[str, Plan]) -> Plan:
     The planner's uniform stops where a budget of time, memory or compute stops; this arm is what such a budget is compared with.
     """
     planned = candidates.get(UNIFORM)
-    is_whole = planned is not None and not planned.is_cut_short and len(planned.ranks) == len(planned.adapted)
-    if planned is not None and is_whole and planned.params == plan.params:
+    if (
+        planned is not None
+        and planned.params == plan.params
+        and not planned.is_cut_short
+        and len(planned.ranks) == len(planned.adapted)
+    ):
         return planned
     return with_ranks(plan, even_ranks(plan, linear_layers(plan)))
 
