@@ -22,6 +22,7 @@ from layerlens.adapting.memory import peak_memory
 from layerlens.adapting.precision import kept_generators, training_device
 from layerlens.adapting.samples import Samples
 from layerlens.adapting.trainer import TaskTrainer, last_whole_checkpoint
+from layerlens.artifacts.differences import differing_paths, told
 from layerlens.artifacts.evaluation import Arm, LossPoint
 from layerlens.artifacts.store import claim_folder, write_json
 from layerlens.config import TuneConfig
@@ -53,18 +54,20 @@ def finished_arm(out: Path, spec: RunSpec) -> Arm | None:
     """The arm that this very run has left before, if it ended.
 
     Raises:
-        ConfigError: the folder holds another run's arm.
+        ConfigError: the folder holds another run's arm; says what differs.
     """
     path = out / ARM_FILE
     if not path.exists():
         return None
+    wanted, differs = json.loads(json.dumps(spec.identity)), "it is damaged"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["run"] == json.loads(json.dumps(spec.identity)):
+        if found["run"] == wanted:
             return Arm.model_validate(found["arm"])
-    except (OSError, ValueError, KeyError, TypeError):
+        differs = told(found["run"], wanted, differing_paths(found["run"], wanted))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise ConfigError(f"{path} belongs to another run; choose another output folder or remove it")
+    raise ConfigError(f"{path} belongs to another run ({differs}); choose another output folder or remove it")
 
 
 def finetune(

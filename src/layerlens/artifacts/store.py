@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
+from layerlens.artifacts.differences import differing_paths, told
 from layerlens.errors import ConfigError, ManifestError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -137,9 +138,7 @@ def claim_folder(folder: Path, run: Mapping[str, Any]) -> bool:
             found = None
         if found == identity:
             return True
-        theirs = found if isinstance(found, dict) else {}
-        differing = sorted(key for key in theirs.keys() | identity.keys() if theirs.get(key) != identity.get(key))
-        shown = ", ".join(f"{key} was {theirs.get(key)!r}, now {identity.get(key)!r}" for key in differing[:3])
+        shown = told(found, identity, differing_paths(found, identity)) if isinstance(found, dict) and found else ""
         raise ConfigError(
             f"{folder} holds another run's files ({shown or 'damaged run.json'}); choose another output folder or remove it"
         )

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from layerlens.artifacts.differences import differing_paths, flat, told
 from layerlens.artifacts.store import RUN_FILE, claim_folder, write_json
 from layerlens.config.bench import BenchRates, BenchSuite, RateKind
 from layerlens.errors import ConfigError
 
-#: Differences that a message names at most.
-_SHOWN = 5
 #: What `--extend` lets grow or shrink.
 _LISTS = ("arms", "seeds")
 _GRIDS = tuple(f"learning_rates.{kind.value}" for kind in RateKind)
@@ -25,7 +24,7 @@ def suite_identity(suite: BenchSuite) -> dict[str, Any]:
     A later version's new options then change nothing, as long as they are not used.
     """
     content = suite.model_dump(mode="json", exclude_defaults=True, exclude={"description", "report_to", "name"})
-    return {"command": "bench", "suite": suite.name, **_flat(content)}
+    return {"command": "bench", "suite": suite.name, **flat(content)}
 
 
 def claim_suite_folder(folder: Path, suite: BenchSuite, *, may_extend: bool) -> None:
@@ -45,14 +44,13 @@ def claim_suite_folder(folder: Path, suite: BenchSuite, *, may_extend: bool) -> 
     if found is None:
         claim_folder(folder, identity)
         return
-    differing = [name for name in sorted(found.keys() | identity.keys()) if found.get(name) != identity.get(name)]
+    differing = differing_paths(found, identity)
     grown = [name for name in differing if _is_growth(name, found, identity)]
     kept = [name for name in differing if not (may_extend and name in grown)]
     if kept:
-        shown = ", ".join(f"{name} was {_shown(found.get(name))}, now {_shown(identity.get(name))}" for name in kept[:_SHOWN])
-        more = f" and {len(kept) - _SHOWN} more" if len(kept) > _SHOWN else ""
         way = "; --extend true lets a suite grow" if kept == grown else ""
-        raise ConfigError(f"{folder} holds results of another config: {shown}{more}; choose another --out or remove it{way}")
+        shown = told(found, identity, kept)
+        raise ConfigError(f"{folder} holds results of another config: {shown}; choose another --out or remove it{way}")
     if differing:
         write_json(marker, identity)
 
@@ -78,23 +76,9 @@ def _is_growth(name: str, found: Mapping[str, Any], identity: Mapping[str, Any])
     return not all(any(key.startswith(entry) for key in keys) for keys in (found, identity))
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def _read(marker: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(marker.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and found.get("command") == "bench" else None
-
-
-def _shown(value: Any) -> str:
-    return "the default" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -37,7 +37,7 @@ def bytes_of(value: Any) -> Any:
         return value
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)\s*", value)
     if found is None or found[2].upper() not in _BYTE_UNITS:
-        raise ValueError(f"write a number of bytes such as 500MB or 1.5GB; got {value!r}")
+        raise ValueError("write a number of bytes such as 500MB or 1.5GB")
     return int(float(found[1]) * _BYTE_UNITS[found[2].upper()])
 
 

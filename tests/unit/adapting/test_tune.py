@@ -179,7 +179,7 @@ def test_a_finished_run_is_read_and_another_runs_folder_is_refused(tmp_path: Pat
     assert tune(plan, task_model, data, part, evaluation, QUICK, out=out) == arm
     assert (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == written
     other = QUICK.model_copy(update={"learning_rate": 5e-3})
-    with pytest.raises(ConfigError, match="belongs to another run"):
+    with pytest.raises(ConfigError, match=r"belongs to another run \(config.learning_rate was .*, now 0.005\)"):
         tune(plan, task_model, data, part, evaluation, other, out=out)
     (out / "arm.json").write_text("{}")
     with pytest.raises(ConfigError, match="belongs to another run"):
