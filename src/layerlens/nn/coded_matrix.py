@@ -55,8 +55,8 @@ class CodedMatrix:
         if not self.has_kernel_form:
             packed, scales = self._buffer(shape.name)[which], self._buffer(shape.scales_name)[which]
             return self._decoded(unpack_codes(packed, shape.bits, shape.padded), scales, dtype)
-        weight, both = (self._buffer(name) for name in self._kernel_names)
-        scales = both[: shape.groups, : shape.rows, 0].t()[which]
+        weight, kernel_scales = (self._buffer(name) for name in self._kernel_names)
+        scales = kernel_scales[:, : shape.rows].t()[which]
         if isinstance(which, slice):
             start, stop, _ = which.indices(shape.rows)
             block = int4_kernel.block_rows()
@@ -102,10 +102,10 @@ class CodedMatrix:
         shape = self.shape
         if not self.has_kernel_form:
             return self._buffer(shape.name), self._buffer(shape.scales_name)
-        weight, both = (self._buffer(name) for name in self._kernel_names)
+        weight, kernel_scales = (self._buffer(name) for name in self._kernel_names)
         with torch.inference_mode(False):
             packed = torch.empty(shape.rows, shape.padded * shape.bits // 8, dtype=torch.uint8)
-            scales = int4_kernel.unpack_scales(both, shape.rows, shape.bits)
+            scales = kernel_scales[:, : shape.rows].t().contiguous()
         for which in int4_kernel.slices(shape.rows):
             packed[which] = pack_codes(int4_kernel.unpack_rows(weight, which, shape.bits), shape.bits)
         return packed, scales
@@ -124,11 +124,11 @@ class CodedMatrix:
         packed, scales = self.stored()
         # Buffers outlive a caller's inference mode, whose tensors could not be used outside it.
         with torch.inference_mode(False):
-            weight, both = int4_kernel.empty_form(shape.rows, shape.padded, shape.groups, shape.bits)
+            weight, kernel_scales = int4_kernel.empty_form(shape.rows, shape.padded, shape.groups, shape.bits)
         for which in int4_kernel.slices(shape.rows):
             codes = unpack_codes(packed[which], shape.bits, shape.padded)
-            int4_kernel.pack_rows(weight, both, which, codes, scales[which], shape.bits)
-        self._hold(None, None, weight, both)
+            int4_kernel.pack_rows(weight, kernel_scales, which, codes, scales[which], shape.bits)
+        self._hold(None, None, weight, kernel_scales)
 
     def _kernel_product(self, inputs: Tensor) -> Tensor | None:
         """The product by a kernel; None where there is none for these codes."""
@@ -143,10 +143,10 @@ class CodedMatrix:
         if not int4_kernel.has_kernel(shape.bits, shape.group_size):
             return None
         self.to_kernel_form()
-        weight, both = (self._buffer(name) for name in self._kernel_names)
+        weight, kernel_scales = (self._buffer(name) for name in self._kernel_names)
         if shape.padded != shape.features:
             inputs = functional.pad(inputs, (0, shape.padded - shape.features))
-        return int4_kernel.multiply(inputs.contiguous(), weight, both, shape.rows, shape.group_size, shape.bits)
+        return int4_kernel.multiply(inputs.contiguous(), weight, kernel_scales, shape.rows, shape.group_size, shape.bits)
 
     def _decoded(self, codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
         # In bfloat16 the product of a code and a scale rounds to the same number as in float32; a half's range is too small.
@@ -159,9 +159,9 @@ class CodedMatrix:
         buffer: Tensor = self._owner._buffers[name]  # type: ignore[assignment]
         return buffer
 
-    def _hold(self, packed: Tensor | None, scales: Tensor | None, weight: Tensor | None, both: Tensor | None) -> None:
+    def _hold(self, packed: Tensor | None, scales: Tensor | None, weight: Tensor | None, kernel_scales: Tensor | None) -> None:
         names = (self.shape.name, self.shape.scales_name, *self._kernel_names)
-        for name, tensor in zip(names, (packed, scales, weight, both), strict=True):
+        for name, tensor in zip(names, (packed, scales, weight, kernel_scales), strict=True):
             self._owner._buffers[name] = tensor
 
 

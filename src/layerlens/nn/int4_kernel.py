@@ -9,6 +9,9 @@ not as written here there is no kernel.
 Codes of 8 bits are two such matrices side by side, c = 16·h + l with h = c >> 4 and l = c & 15: the inputs are [16x, x], and
 l = (u − 8) + 8 takes its 8 from the kernel's zero points. Both share one sum in float32.
 
+The kernel wants a pair (scale, zero point) for each group and row. Held, they would double the scales and add 6 to 9 % to a
+matrix; so scales are held once, and the pairs made for each product, which takes a thirtieth of its time.
+
 Functions: `torch.ops.aten._convert_weight_to_int4pack_for_cpu`, `_weight_int4pack_mm_for_cpu`.
 """
 
@@ -52,9 +55,8 @@ def has_kernel(bits: int, group_size: int) -> bool:
 
 def empty_form(rows: int, padded: int, groups: int, bits: int) -> tuple[Tensor, Tensor]:
     """Codes and scales of the kernel's form, to be filled by `pack_rows`."""
-    planes, rows = bits // 4, kernel_rows(rows)
-    weight = torch.zeros(rows, planes * padded // 2, dtype=torch.uint8)
-    return weight, torch.zeros(planes * groups, rows, 2, dtype=torch.bfloat16)
+    rows = kernel_rows(rows)
+    return torch.zeros(rows, padded * bits // 8, dtype=torch.uint8), torch.zeros(groups, rows, dtype=torch.bfloat16)
 
 
 def slices(rows: int) -> list[slice]:
@@ -64,7 +66,7 @@ def slices(rows: int) -> list[slice]:
 
 def pack_rows(
     weight: UInt8[Tensor, "padded_rows packed"],
-    scales_and_zeros: BFloat16[Tensor, "planes_groups padded_rows 2"],
+    kernel_scales: BFloat16[Tensor, "groups padded_rows"],
     which: slice,
     values: Int8[Tensor, "rows padded"],
     scales: BFloat16[Tensor, "rows groups"],
@@ -74,21 +76,16 @@ def pack_rows(
 
     Args:
         weight: Codes, from `empty_form`.
-        scales_and_zeros: Scales, from `empty_form`.
+        kernel_scales: Scales, from `empty_form`.
         which: Rows, one of `slices`.
         values: Codes of these rows.
         scales: Scales of these rows.
         bits: 4 or 8.
     """
-    groups = scales.shape[1]
     planes = values if bits == 4 else torch.cat([values >> 4, (values & 15) - 8], dim=1)
     planes = functional.pad(planes, (0, 0, 0, kernel_rows(len(values)) - len(values)))
     weight[which.start : which.start + len(planes)] = _pack(planes)
-    own = scales_and_zeros[:, which]
-    for start in range(0, len(own), groups):
-        own[start : start + groups, :, 0] = scales.t()
-    if bits == 8:
-        own[groups:, :, 1] = 8 * scales.t()
+    kernel_scales[:, which] = scales.t()
 
 
 def unpack_rows(weight: UInt8[Tensor, "padded_rows packed"], which: slice, bits: int) -> Int8[Tensor, "rows padded"]:
@@ -116,25 +113,32 @@ def gather_rows(
     return _joined(codes.view(torch.int8).sub_(8), bits)
 
 
-def unpack_scales(scales_and_zeros: BFloat16[Tensor, "planes_groups padded_rows 2"], rows: int, bits: int) -> Tensor:
-    """The scales of all rows."""
-    groups = len(scales_and_zeros) * 4 // bits
-    return scales_and_zeros[:groups, :rows, 0].t().contiguous()
-
-
 def multiply(
     inputs: BFloat16[Tensor, "tokens padded"],
     weight: UInt8[Tensor, "padded_rows packed"],
-    scales_and_zeros: BFloat16[Tensor, "planes_groups padded_rows 2"],
+    kernel_scales: BFloat16[Tensor, "groups padded_rows"],
     rows: int,
     group_size: int,
     bits: int,
 ) -> BFloat16[Tensor, "tokens rows"]:
     """x Wᵀ, summed in float32."""
+    pairs = _pairs(kernel_scales, zero=0)
     if bits == 8:
         inputs = torch.cat([16 * inputs, inputs], dim=1)
-    product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(inputs, weight, group_size, scales_and_zeros)
+        pairs = torch.cat([pairs, _pairs(kernel_scales, zero=8)])
+    product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(inputs, weight, group_size, pairs)
     return product[:, :rows]
+
+
+def _pairs(scales: BFloat16[Tensor, "groups rows"], zero: int) -> BFloat16[Tensor, "groups rows 2"]:
+    """(scale, zero · scale), written as one 32-bit number each: ten times as fast as two strided copies.
+
+    The first of a pair is the lower half, as on every processor that the kernel is made for (little-endian).
+    """
+    both = scales.view(torch.uint16).to(torch.int32)
+    if zero:
+        both |= (scales * zero).view(torch.uint16).to(torch.int32) << 16
+    return both.view(torch.bfloat16).view(*scales.shape, 2)
 
 
 def _joined(planes: Int8[Tensor, "rows packed"], bits: int) -> Int8[Tensor, "rows padded"]:
