@@ -82,8 +82,8 @@ def _rung(rungs: list[tuple[float, Offer]], ratio: float, codes: Offer) -> Offer
 def fixed_rank_plan(menu: Menu) -> Selection:
     """The fixed-rank form: factors of one rank for matrices with both sides long enough, the rest kept.
 
-    Policies for the first block, the last block and roles go before the one rank. Matrices that have no low-rank form
-    (embeddings), and those that factors would make no smaller, are kept too.
+    Policies for the first block, the last block and roles go before the one rank. Word tables without a policy of their own, and
+    matrices that factors would make no smaller, are kept too.
 
     Raises:
         ConfigError: the rank is above a matrix or not on its curve, the bits are not, or a group's members differ in rank.
@@ -92,7 +92,12 @@ def fixed_rank_plan(menu: Menu) -> Selection:
     if config.rank is None:
         raise ConfigError("rank: the fixed-rank form needs one; give --rank")
     ranks = [allowed.rank or config.rank for allowed in menu.allowed]
-    is_long = [min(matrix.out_features, matrix.in_features) >= config.min_dim for matrix in menu.curves.matrices]
+    # A word table is stored at the one rank only where a policy names its role: few ranks hold what its rows are told apart by.
+    is_long = [
+        min(matrix.out_features, matrix.in_features) >= config.min_dim
+        and (matrix.role is not Role.EMBEDDING or allowed.rank is not None)
+        for matrix, allowed in zip(menu.curves.matrices, menu.allowed, strict=True)
+    ]
     if not any(is_long):
         longest = max(min(matrix.out_features, matrix.in_features) for matrix in menu.curves.matrices)
         raise ConfigError(

@@ -131,7 +131,7 @@ class CalibrationPass(StreamedSteps):
                 del output, hidden
                 self._after_part()
         if missing := [layer for layer in layers if layer not in capture.moments]:
-            raise UnsupportedModelError(f"{missing[0]} never ran on the calibration samples; give other samples, or keep it")
+            raise UnsupportedModelError(f"{missing[0]} never ran on the calibration samples; give samples that reach it")
         return capture.moments
 
     def table(self, matrix: Matrix, gradient: int) -> TableMoments:

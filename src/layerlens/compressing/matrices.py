@@ -9,7 +9,8 @@ An output embedding that is tied to the word embedding is one matrix: the table,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
@@ -134,16 +135,39 @@ def read_matrix(model: StreamedModel, matrix: Matrix) -> Float[Tensor, "out_feat
     return (values.T if matrix.is_transposed else values).contiguous()
 
 
+def unused_tensors(model: StreamedModel) -> frozenset[str]:
+    """Tensors of the checkpoint that transformers makes itself and never loads, such as the causal masks of old GPT-2 files.
+
+    They are no parameters, and a compressed folder is without them. A tensor that another architecture of the family would load
+    (a pooler, a head) is none of them.
+    """
+    module = model.model
+    persistent = module.state_dict().keys()
+    made = [name for name, _ in module.named_buffers() if name not in persistent]
+    patterns = [re.compile(pattern) for pattern in getattr(module.base_model, "_keys_to_ignore_on_load_unexpected", None) or ()]
+    loaded = {*model.stored_names.values(), *(name for name in model.checkpoint.tensors if _is_any(name, persistent))}
+    return frozenset(
+        name
+        for name in model.checkpoint.tensors
+        if name not in loaded and (_is_any(name, made) or any(pattern.search(name) for pattern in patterns))
+    )
+
+
+def _is_any(stored: str, names: Iterable[str]) -> bool:
+    """Whether a stored tensor bears one of the names, with or without the prefix of the base model."""
+    return any(name == stored or name.endswith(f".{stored}") or stored.endswith(f".{name}") for name in names)
+
+
 def checkpoint_size(model: StreamedModel, matrices: list[Matrix]) -> CheckpointSize:
-    """Count a checkpoint's parameters and bytes, exactly as its files have them."""
+    """Count a checkpoint's parameters and bytes, exactly as its files have them; unused tensors are no parameters."""
     tensors = model.checkpoint.tensors
-    copies = {copy for matrix in matrices for copy in matrix.copies}
+    left_out = {copy for matrix in matrices for copy in matrix.copies} | unused_tensors(model)
     is_number = {name: header.dtype.startswith(("F", "BF")) for name, header in tensors.items()}
     sizes = {name: prod(header.shape) * _element_bytes(header) for name, header in tensors.items()}
     return CheckpointSize(
-        num_parameters=sum(prod(tensors[name].shape) for name in tensors if is_number[name] and name not in copies),
+        num_parameters=sum(prod(tensors[name].shape) for name in tensors if is_number[name] and name not in left_out),
         size_bytes=sum(sizes.values()),
-        other_bytes=sum(size for name, size in sizes.items() if name not in copies)
+        other_bytes=sum(size for name, size in sizes.items() if name not in left_out)
         - sum(matrix.num_bytes for matrix in matrices),
     )
 

@@ -125,6 +125,19 @@ class TensorFiles:
             place += self._tensors[name].num_bytes
 
 
+def check_new_folder(out: Path) -> None:
+    """See that a folder can be put in its place by one renaming, before anything is spent on what it shall hold.
+
+    Raises:
+        ConfigError: it is the current folder, one above it, or where a disk is mounted.
+    """
+    place = out.resolve()
+    if place == Path.cwd() or place in Path.cwd().parents:
+        raise ConfigError(f"{out} is the current folder or one above it, and would be replaced; choose a folder below it")
+    if place.is_mount():
+        raise ConfigError(f"{out} is where a disk is mounted, and cannot be replaced; choose a folder below it")
+
+
 @contextmanager
 def new_folder(out: Path, source: Path) -> Iterator[Path]:
     """A folder beside `out` that becomes `out` when the context ends without an error, and vanishes otherwise.
@@ -136,6 +149,7 @@ def new_folder(out: Path, source: Path) -> Iterator[Path]:
     Raises:
         ConfigError: `out` is `source`, holds files, or cannot be written, as when the disk is full.
     """
+    check_new_folder(out)
     if out.exists() and source.exists() and out.samefile(source):
         raise ConfigError(f"{out} is the folder that is read; choose another output folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -9,8 +9,9 @@ The folder appears under its name only when it is whole.
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -33,8 +34,9 @@ from layerlens.nn.stored_form import is_plain, stored_tensors
 _COPY_BYTES = 16 << 20
 #: What is copied beside the weights: tokenizer, processor, generation settings, pooling of a sentence encoder, licence.
 _COPIED = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".md", "LICENSE")
-#: Model files of other formats that a folder may have in subfolders.
-_NOT_COPIED = ("onnx", "openvino", "runs")
+_WEIGHTS = ".safetensors"
+#: Where a sentence encoder names its parts: the transformer (path "") and what comes behind it.
+_MODULES_FILE = "modules.json"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def write_folder(
     chosen: Iterable[ChosenMatrix],
     stored: Iterable[tuple[str, Mapping[str, Tensor]]],
     *,
+    unused: Collection[str] = (),
     files: Mapping[str, bytes] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> int:
@@ -82,6 +85,7 @@ def write_folder(
         chosen: Every matrix that is not kept; kept ones may be among them.
         stored: Layer and stored tensors (`stored_matrix.stored`) of each chosen matrix with codes or factors, in any order, one
             at a time; those of `keep` and `half` need not come and are passed over.
+        unused: Tensors of the checkpoint that nobody loads (`matrices.unused_tensors`); they are left out.
         files: More files for the folder, by name.
         shard_bytes: Largest weight file.
 
@@ -95,7 +99,7 @@ def write_folder(
     """
     chosen = list(chosen)
     matrices = {matrix.layer: matrix for matrix in chosen if matrix.scheme.format is not Format.KEEP}
-    copies = {copy for matrix in chosen for copy in matrix.copies}
+    copies = {copy for matrix in chosen for copy in matrix.copies} | set(unused)
     with new_folder(out, source.folder) as folder:
         tensors = _tensors(source, matrices, copies)
         weights = TensorFiles(folder, tensors, shard_bytes)
@@ -121,17 +125,30 @@ def write_folder(
 
 
 def copy_other_files(source: Path, folder: Path) -> None:
-    """Copy what a model folder has beside its weights and its config: tokenizer, processor, generation settings, …"""
-    for file in sorted([*source.glob("*"), *source.glob("*/*")]):
-        parts = file.relative_to(source).parts
-        is_hidden = any(part.startswith(".") or part in _NOT_COPIED for part in parts)
-        if is_hidden or not file.is_file() or not file.name.endswith(_COPIED):
-            continue
-        if file.name.endswith(".index.json") or parts == (CONFIG_FILE,):
-            continue
-        target = folder.joinpath(*parts)
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, target)
+    """Copy what a model folder has beside its weights and its config: tokenizer, processor, generation settings, …
+
+    Of its subfolders only those of a sentence encoder's modules behind the transformer, whole: their weights are the checkpoint's
+    neighbours, not part of it, and no plan counts them.
+    """
+    for file in sorted(source.glob("*")):
+        is_wanted = file.name.endswith(_COPIED) and not file.name.endswith(".index.json") and file.name != CONFIG_FILE
+        if file.is_file() and is_wanted and not file.name.startswith("."):
+            shutil.copyfile(file, folder / file.name)
+    for module in _modules_behind(source):
+        for file in sorted((source / module).glob("*")):
+            if file.is_file() and file.name.endswith((*_COPIED, _WEIGHTS)):
+                (folder / module).mkdir(exist_ok=True)
+                shutil.copyfile(file, folder / module / file.name)
+
+
+def _modules_behind(source: Path) -> list[str]:
+    """Subfolders that the `modules.json` of a sentence encoder names."""
+    try:
+        entries = json.loads((source / _MODULES_FILE).read_text(encoding="utf-8"))
+        names = [str(entry["path"]) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return sorted(name for name in names if name and Path(name).name == name and (source / name).is_dir())
 
 
 def _tensors(source: Checkpoint, matrices: Mapping[str, ChosenMatrix], copies: set[str]) -> dict[str, TensorShape]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from layerlens.artifacts.compression import PLAN_FILE, CompressionPlan, Curves
 from layerlens.compressing.factor_cache import FactorCache
 from layerlens.compressing.held_out import option_of
-from layerlens.compressing.matrices import matrices_of
+from layerlens.compressing.matrices import matrices_of, unused_tensors
 from layerlens.compressing.write_folder import ChosenMatrix, write_folder
 from layerlens.models.streamed.load import StreamedModel
 
@@ -49,7 +49,8 @@ def write_plan(folder: Path, model: StreamedModel, plan: CompressionPlan, curves
         if entry.scheme.format.has_codes or entry.scheme.format.has_factors
     )
     text = json.dumps(plan.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    written = write_folder(folder, model.checkpoint, chosen, stored, files={PLAN_FILE: text.encode()})
+    files = {PLAN_FILE: text.encode()}
+    written = write_folder(folder, model.checkpoint, chosen, stored, unused=unused_tensors(model), files=files)
     if written != plan.size_bytes:
         shutil.rmtree(folder)
         raise AssertionError(f"wrote {written} bytes of tensors where the plan says {plan.size_bytes}")

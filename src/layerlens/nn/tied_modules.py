@@ -39,7 +39,8 @@ class TiedLinear(nn.Module):
         return self._holder[0].rows(slice(None), torch.float32)
 
     def forward(self, inputs: Float[Tensor, "*axes in_features"]) -> Float[Tensor, "*axes out_features"]:
-        outputs = self._holder[0].product(inputs)
+        holder = self._holder[0]
+        outputs = holder.product(inputs.to(_device_of(holder))).to(inputs.device)
         return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
 
     def extra_repr(self) -> str:
@@ -68,8 +69,14 @@ class TiedEmbedding(nn.Module):
 
     def forward(self, input_ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape embedding_dim"]:
         numbers, position = torch.unique(input_ids, return_inverse=True)
-        return self._holder[0].rows(numbers.long(), self.dtype)[position]
+        holder = self._holder[0]
+        return holder.rows(numbers.long().to(_device_of(holder)), self.dtype).to(input_ids.device)[position]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         return super()._apply(fn, recurse)
+
+
+def _device_of(holder: Holder) -> torch.device:
+    """Where the matrix lies: another device than its reader's where a model is spread over several."""
+    return next(iter((*holder.buffers(), *holder.parameters()))).device

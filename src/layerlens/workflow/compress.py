@@ -6,7 +6,7 @@ OUT/           weights, config, plan.json   what measured best among our plans a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from layerlens.budget.compression import CompressionPlans, plan_compression
 from layerlens.budget.format_menu import menu_of
 from layerlens.compressing.held_out import HeldOut, measured_of
 from layerlens.compressing.matrices import matrices_of
+from layerlens.compressing.tensor_files import check_new_folder
 from layerlens.compressing.unmeasured_curves import unmeasured_curves
 from layerlens.compressing.variant_result import VariantResult
 from layerlens.compressing.write_plan import write_plan
@@ -85,8 +86,12 @@ def compress(
     config = config or CompressConfig(bits_per_weight=4.25)
     folder = output_path(out)
     checkpoint = open_checkpoint(model)
-    if folder.resolve() == checkpoint.folder.resolve():
+    source = checkpoint.folder.resolve()
+    if folder.resolve() == source:
         raise ConfigError(f"{folder} is the model's own folder; choose another output folder")
+    if source in folder.resolve().parents:
+        raise ConfigError(f"{folder} lies in the model's own folder, which is only read; choose another output folder")
+    check_new_folder(folder)
     if checkpoint.config.get("quantization_config"):
         raise ConfigError(f"{model} is quantised already; give the original checkpoint")
     run = _Compression(checkpoint, data, folder, config, command, progress)
@@ -158,9 +163,19 @@ class _Compression:
         if (self.folder / PLAN_FILE).exists():
             plan = load_checked_plan(self.folder)
             if plan.model.hash == self.checkpoint.hash() and plan.metadata.get("run") == self._run_identity():
+                self._check_data(plan)
                 self.progress.note(f"{self.folder} already holds this model")
                 return CompressResult(self.folder, plan)
         raise ConfigError(f"{self.folder} is not empty and holds no result of this very command; choose another output folder")
+
+    def _check_data(self, plan: CompressionPlan) -> None:
+        """See that the data still hold the samples that the folder's curves were measured on."""
+        told = plan.metadata.get("data", {})
+        data, model = open_streamed(self.checkpoint, self.data_name, self.config)
+        model.state.reader.close()
+        part = partition(len(data.examples), data.splits, seed=self.config.seed, has_eval_data=False)
+        if "hash" in told and told["hash"] != data.hash(part.train[: self.config.num_samples]):
+            raise ConfigError(f"{data.id} has changed since {self.folder} was written; choose another output folder")
 
     def _written(self, model: StreamedModel, data: LoadedData, part: Partition) -> CompressResult:
         if self.curves.kept() is None:
@@ -181,13 +196,14 @@ class _Compression:
         everyone = {**plans.candidates, **plans.baselines}
         found = held_out.race(everyone)
         measured = measured_of(everyone, found, list(plans.baselines))
-        best = everyone[measured[0].name]
-        evidence = {**best.metadata, **self._evidence(found, measured, held_out), "run": self._run_identity()}
+        first = _first_that_may(everyone, measured, self.config.cosine)
+        best = everyone[first.name]
+        evidence = {**best.metadata, **self._evidence(found[first.name], held_out), "run": self._run_identity()}
         evidence["notes"] = [*evidence["notes"], *probed_choices(curves)]
         plan = best.model_copy(
             update={
                 "measured": measured,
-                "chosen": Chosen(name=measured[0].name, value=best.chosen.value),
+                "chosen": Chosen(name=first.name, value=best.chosen.value),
                 "metadata": evidence,
             }
         )
@@ -214,8 +230,7 @@ class _Compression:
             f"loss {predicted:.4g}"
         )
 
-    def _evidence(self, found: Mapping[str, VariantResult], measured: list[Measured], held_out: HeldOut) -> dict[str, Any]:
-        best = found[measured[0].name]
+    def _evidence(self, best: VariantResult, held_out: HeldOut) -> dict[str, Any]:
         return {
             "held_out": {
                 "samples": best.num_samples,
@@ -235,3 +250,11 @@ class _Compression:
     def _run_identity(self) -> dict[str, Any]:
         aside = {"max_memory", "max_store", "processes", "engine", "threads"}
         return {"data": self.data_name, "config": self.config.model_dump(mode="json", exclude=aside)}
+
+
+def _first_that_may(plans: Mapping[str, CompressionPlan], measured: Sequence[Measured], cosine: float | None) -> Measured:
+    """The best measured of those that may be written: where a cosine is asked for, plans foretold to reach it.
+
+    The size was sought for the optimum, so it is always among them; others have its bytes, but not its cosine.
+    """
+    return next(one for one in measured if cosine is None or plans[one.name].metadata["predicted_cosine"] >= cosine)

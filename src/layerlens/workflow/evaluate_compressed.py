@@ -104,6 +104,15 @@ class _Comparison:
         #: Parameters that the original lacks. They are drawn at random, for each model anew, and say nothing.
         self.drawn: set[str] = set()
 
+    @property
+    def is_calibration_data(self) -> bool:
+        """Whether the data are those that the folder was calibrated on, by whatever path they are named now."""
+        given, told = Path(self.data_name).expanduser(), self.plan.metadata.get("run", {}).get("data")
+        if told is None or told == self.data_name:
+            return told is not None
+        known = Path(told).expanduser()
+        return given.exists() and known.exists() and given.samefile(known)
+
     def run(self, model: str, command: str) -> CompressionEvaluation:
         loaded, examples = self._examples()
         has_head = self._has_head()
@@ -141,8 +150,7 @@ class _Comparison:
         )
 
     def _examples(self) -> tuple[LoadedData, list[Example]]:
-        run = self.plan.metadata.get("run", {})
-        is_same = run.get("data") == self.data_name
+        run, is_same = self.plan.metadata.get("run", {}), self.is_calibration_data
         seen = run.get("config", {}) if is_same else {}
         length = seen.get("max_length", self.config.max_length)
         if self.kind is TaskKind.CAUSAL_LM and not is_same:
@@ -191,7 +199,7 @@ class _Comparison:
     def _compared(
         self, before: nn.Module, after: nn.Module, loaded: LoadedData, examples: list[Example], *, has_head: bool
     ) -> TextQuality:
-        name, is_calibration = loaded.id, self.plan.metadata.get("run", {}).get("data") == self.data_name
+        name, is_calibration = loaded.id, self.is_calibration_data
         if self.kind is TaskKind.CAUSAL_LM:
             windows = _windows_of(examples)
             return compare_on_text(before, after, windows, name=name, is_calibration=is_calibration, progress=self.progress)

@@ -123,6 +123,20 @@ def test_fixed_rank_factorises_what_is_large_and_keeps_the_rest() -> None:
     assert found["model.layers.0.self_attn.k_proj"] == KEEP.name
 
 
+def test_a_word_table_gets_the_fixed_rank_only_by_a_policy_of_its_role() -> None:
+    table = next(matrix for matrix in CURVES.matrices if matrix.role is Role.EMBEDDING)
+    layer = next(matrix for matrix in CURVES.matrices if matrix.role is Role.MLP_DOWN)
+    # A table with factors among its options, as measured ones have.
+    alike = layer.model_copy(update={"layer": table.layer, "role": Role.EMBEDDING, "block": None, "input_group": table.layer})
+    curves = CURVES.model_copy(update={"matrices": [alike, *(one for one in CURVES.matrices if one is not table)]})
+
+    def of_table(**given: Any) -> str:
+        return fixed_rank_plan(menu_of(curves, CompressConfig(rank=32, min_dim=128, **given)))[0].scheme.name
+
+    assert of_table() == KEEP.name
+    assert of_table(role_ranks={"embedding": 16}) == "lr16x8"
+
+
 def test_fixed_rank_takes_whitened_factors_and_obeys_policies() -> None:
     made = menu(rank=32, min_dim=64, first_block_rank=64, role_ranks={"attention.*": 16}, keep=["*.mlp.down*"])
     selection = fixed_rank_plan(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from layerlens.compressing import matrices as matrices_file
-from layerlens.compressing.matrices import Place, checkpoint_size, matrices_of, read_matrix
+from layerlens.compressing.matrices import Place, checkpoint_size, matrices_of, read_matrix, unused_tensors
 from layerlens.errors import CheckpointError
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.words import Role, TaskKind
@@ -105,3 +106,21 @@ def test_infinite_weights_are_refused_by_name(tmp_path: Path) -> None:
     matrix = next(matrix for matrix in matrices_of(model) if matrix.layer.endswith("h.1.mlp.c_fc"))
     with pytest.raises(CheckpointError, match=r"NaN or infinite weights in transformer\.h\.1\.mlp\.c_fc\.weight"):
         read_matrix(model, matrix)
+
+
+def test_masks_that_transformers_never_loads_are_no_parameters(tmp_path: Path, small_counts: None) -> None:
+    case = calibrated(tmp_path, "gpt2", num_samples=2)
+    clean = case.streamed()
+    before = checkpoint_size(clean, matrices_of(clean))
+    assert unused_tensors(clean) == frozenset()
+    path = case.checkpoint.files[0]
+    tensors = load_file(path)
+    prefix = next(name for name in tensors if name.endswith("attn.c_attn.bias")).removesuffix("c_attn.bias")
+    masks = {f"{prefix}bias": torch.full((1, 1, 64, 64), -torch.inf), f"{prefix}masked_bias": torch.tensor(-1e4)}
+    save_file(tensors | masks, path, metadata={"format": "pt"})
+    streamed = replace(case, checkpoint=open_checkpoint(str(case.checkpoint.folder))).streamed()
+    assert unused_tensors(streamed) >= {f"{prefix}bias"}
+    after = checkpoint_size(streamed, matrices_of(streamed))
+    assert after.num_parameters - before.num_parameters <= 1
+    assert after.other_bytes - before.other_bytes <= 4
+    assert after.size_bytes == before.size_bytes + 64 * 64 * 4 + 4

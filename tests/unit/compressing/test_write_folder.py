@@ -78,13 +78,22 @@ def test_a_large_tensor_is_copied_in_pieces(source: Checkpoint, tmp_path: Path, 
 
 
 def test_tokenizer_and_settings_come_along_and_further_files_too(source: Checkpoint, tmp_path: Path) -> None:
-    (source.folder / "1_Pooling").mkdir()
-    (source.folder / "1_Pooling" / "config.json").write_text("{}", encoding="utf-8")
+    modules = [{"idx": 0, "path": ""}, {"idx": 1, "path": "1_Pooling"}, {"idx": 2, "path": "2_Dense"}, {"idx": 3, "path": "../x"}]
+    (source.folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    for name in ("1_Pooling", "2_Dense", "int4.curves", "checkpoint-5"):
+        (source.folder / name).mkdir()
+        (source.folder / name / "config.json").write_text("{}", encoding="utf-8")
+    (source.folder / "2_Dense" / "model.safetensors").write_bytes(b"weights")
     (source.folder / "training_args.bin").touch()
     compressed = compress(source, tmp_path / "out", files={"plan.json": b"{}"})
     names = {str(path.relative_to(compressed.folder)) for path in compressed.folder.rglob("*") if path.is_file()}
     assert names >= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "plan.json"}
-    assert names >= {"generation_config.json", "1_Pooling/config.json"}
+    assert names >= {"generation_config.json", "modules.json"}
+    assert {name for name in names if "/" in name} == {
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+    }
     assert "training_args.bin" not in names
     assert (compressed.folder / "tokenizer.json").read_bytes() == (source.folder / "tokenizer.json").read_bytes()
     config = json.loads((compressed.folder / "config.json").read_text(encoding="utf-8"))
@@ -102,6 +111,17 @@ def test_a_tied_matrix_that_is_stored_twice_is_written_once(tmp_path: Path) -> N
         out = tmp_path / scheme.name
         write_folder(out, source, [table], stored_matrices(source, [table]))
         assert not any(name.startswith("lm_head") for name in _weights(out))
+
+
+def test_tensors_that_nobody_loads_are_left_out_whatever_they_hold(source: Checkpoint, tmp_path: Path) -> None:
+    tensors = load_file(source.folder / "model.safetensors")
+    mask = {"h.0.attn.bias": torch.full((1, 1, 8, 8), -torch.inf)}
+    save_file(tensors | mask, source.folder / "model.safetensors", metadata={"format": "pt"})
+    masked = open_checkpoint(str(source.folder))
+    with pytest.raises(CheckpointError, match=r"h\.0\.attn\.bias"):
+        write_folder(tmp_path / "with", masked, [], [])
+    write_folder(tmp_path / "without", masked, [], [], unused=mask.keys())
+    assert _weights(tmp_path / "without").keys() == tensors.keys()
 
 
 def test_the_input_is_not_touched(source: Checkpoint, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from layerlens.errors import CheckpointError, ConfigError, InfeasibleBudgetError
 from layerlens.models.foreign import quiet
 from layerlens.progress import Silent
 from layerlens.words import BudgetName
+from layerlens.workflow import compress as compress_file
 from layerlens.workflow import compress_curves
 from layerlens.workflow.compress import compress
 from layerlens.workflow.export import export
@@ -260,6 +261,8 @@ def test_the_models_own_folder_and_other_folders_are_not_written_to(small_llama:
     before = digest(small_llama.model)
     with pytest.raises(ConfigError, match="is the model's own folder"):
         small_llama.compress(small_llama.model / ".." / "model", bits_per_weight=9)
+    with pytest.raises(ConfigError, match="lies in the model's own folder"):
+        small_llama.compress(small_llama.model / "int4", bits_per_weight=9)
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is not empty"):
         small_llama.compress(tmp_path, bits_per_weight=9)
@@ -269,6 +272,42 @@ def test_the_models_own_folder_and_other_folders_are_not_written_to(small_llama:
         Place(first, small_llama.data).compress(tmp_path / "out", bits_per_weight=9)
     assert digest(small_llama.model) == before
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_current_folder_is_refused_before_anything_is_measured(
+    small_llama: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "below")
+    for out in (".", ".."):
+        with pytest.raises(ConfigError, match=r"is the current folder or one above it, and would be replaced"):
+            small_llama.compress(Path(out), bits_per_weight=9)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_finished_folder_is_not_taken_for_the_result_of_data_that_changed(tmp_path: Path) -> None:
+    mine = place(tmp_path, "llama")
+    options: dict[str, Any] = {"bits_per_weight": 16, "widths": [8, 2], "formats": ["integer"], "probes": "off"}
+    mine.compress(tmp_path / "out", **options)
+    assert mine.compress(tmp_path / "out", **options).plan == load_compression_plan(tmp_path / "out")
+    write_text(mine.data, words=400, seed=1)
+    with pytest.raises(ConfigError, match=r"has changed since .*out was written"):
+        mine.compress(tmp_path / "out", **options)
+
+
+def test_where_a_cosine_is_asked_for_no_plan_that_misses_it_is_written(first: Path) -> None:
+    written = load_compression_plan(first)
+
+    def foretold(cosine: float) -> CompressionPlan:
+        return written.model_copy(update={"metadata": {"predicted_cosine": cosine}})
+
+    plans = {"optimum": foretold(0.99), "safe-ends": foretold(0.9899), "uniform": foretold(0.97)}
+    measured = [written.measured[0].model_copy(update={"name": name}) for name in ("safe-ends", "uniform", "optimum")]
+    assert [compress_file._first_that_may(plans, measured, cosine).name for cosine in (0.99, 0.98, None)] == [
+        "optimum",
+        "safe-ends",
+        "safe-ends",
+    ]
 
 
 def test_a_model_that_others_quantised_is_refused(small_llama: Place, tmp_path: Path) -> None:

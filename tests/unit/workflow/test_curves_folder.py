@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from layerlens.compressing import factor_cache, matrix_jobs, tensor_files
 from layerlens.compressing.calibration_pass import CalibrationPass
 from layerlens.compressing.held_out import HeldOut
-from layerlens.errors import ConfigError, LayerLensError, NotFiniteError
+from layerlens.errors import CheckpointError, ConfigError, LayerLensError, NotFiniteError
+from layerlens.models.streamed import tensor_reader
 from layerlens.streaming import memory_guard
 from layerlens.streaming.memory_guard import MemoryGuard
 from layerlens.workflow import compress_curves
@@ -77,6 +78,25 @@ def test_a_disk_that_is_full_while_measuring_costs_no_finished_step(
         small_llama.compress(out, bits_per_weight=9)
     assert digest(out) == digest(first)
     assert digest(curves) == digest(first.with_name("first.curves"))
+
+
+def test_a_disk_that_cannot_be_read_for_a_moment_costs_no_finished_step(
+    small_llama: Place, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, read = tmp_path / "first", os.preadv
+
+    def fails_late(descriptor: int, buffers: Any, offset: int) -> int:
+        if (tmp_path / "first.curves" / "factors").exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(descriptor, buffers, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tensor_reader.os, "preadv", fails_late)
+        with pytest.raises(CheckpointError, match=r"Input/output error.*what was measured is kept in .*first.curves"):
+            small_llama.compress(out, bits_per_weight=9)
+    assert steps_done(tmp_path / "first.curves") >= 1
+    small_llama.compress(out, bits_per_weight=9)
+    assert digest(out) == digest(first)
 
 
 def test_a_run_that_passed_its_memory_goes_on_under_a_larger_cap(

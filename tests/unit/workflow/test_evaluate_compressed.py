@@ -116,6 +116,17 @@ def test_of_its_own_data_only_what_nothing_has_seen_is_taken(llama: tuple[Place,
     assert (found.texts[1].name, found.texts[1].is_calibration) == ("not text.txt", False)
 
 
+def test_its_own_data_are_known_by_any_path(llama: tuple[Place, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, folder = llama
+    monkeypatch.chdir(mine.data.parent)
+    named = run(folder, mine.data, max_tokens=64).texts[0]
+    other = run(folder, Path(mine.data.name), max_tokens=64).texts[0]
+    assert other.is_calibration
+    assert other.kl is not None
+    assert named.kl is not None
+    assert other.kl.mean == named.kl.mean
+
+
 def test_sizes_layers_and_what_the_plan_knows_are_told(llama: tuple[Place, Path]) -> None:
     mine, folder = llama
     plan = load_compression_plan(folder)
