@@ -49,6 +49,11 @@ class Role(StrEnum):
         return self in (Role.ATTENTION_OUTPUT, Role.MLP_DOWN)
 
 
+#: Roles whose matrices one kernel multiplies at once, where they read the same input.
+FUSED_ROLES = (
+    frozenset({Role.ATTENTION_QUERY, Role.ATTENTION_KEY, Role.ATTENTION_VALUE}),
+    frozenset({Role.MLP_GATE, Role.MLP_UP}),
+)
 _QUERY_VALUE = frozenset({Role.ATTENTION_QUERY, Role.ATTENTION_VALUE, Role.ATTENTION_QKV})
 _MLP = frozenset(role for role in Role if role.is_mlp)
 #: Sets of roles that a person would adapt, broadest first; an empty set means every role.

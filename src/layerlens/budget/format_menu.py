@@ -15,10 +15,7 @@ from layerlens.artifacts.formats import Scheme
 from layerlens.budget.format_policy import Allowed, allowed_options
 from layerlens.config import CompressConfig
 from layerlens.errors import ConfigError
-from layerlens.words import Role
-
-#: Roles whose matrices one kernel multiplies at once, where they read the same input.
-FUSED = (frozenset({Role.ATTENTION_QUERY, Role.ATTENTION_KEY, Role.ATTENTION_VALUE}), frozenset({Role.MLP_GATE, Role.MLP_UP}))
+from layerlens.words import FUSED_ROLES
 
 
 @dataclass(frozen=True)
@@ -141,7 +138,7 @@ def _group_key(place: int, matrix: MatrixCurve, config: CompressConfig) -> tuple
     if matrix.block is not None and config.group_by == "block":
         return ("block", matrix.block)
     if matrix.block is not None and config.group_by == "fused":
-        for number, roles in enumerate(FUSED):
+        for number, roles in enumerate(FUSED_ROLES):
             if matrix.role in roles:
                 return ("fused", number, matrix.block, matrix.input_group)
     return ("alone", place)

@@ -21,6 +21,7 @@ from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.weight_source import SLICE_BYTES
 from layerlens.streaming.memory_guard import libraries_bytes
 from layerlens.streaming.settings import LOSS_TOKENS, fastest_within, halvings, input_groups, slots_within, slowness
+from layerlens.words import FUSED_ROLES
 
 #: What the C library holds on to between two uses, and what the estimates leave out.
 _SLACK_BYTES = 96 << 20
@@ -51,17 +52,32 @@ class CalibrationSettings:
         return asdict(self)
 
     def sweeps(self, matrices: Sequence[Matrix]) -> list[list[Matrix]]:
-        """The layers of each sweep over a block; layers that read the same input stay together."""
+        """The layers of each sweep over a block; layers that read the same input stay together, and those that may.
+
+        In a family that is not known by name, whether query, key and value of one parent read the same input shows only when they
+        run, and only within one sweep.
+        """
+        together: dict[tuple[Any, ...], list[list[Matrix]]] = {}
+        for group in input_groups(matrices):
+            together.setdefault(_shared(group[0]), []).append(group)
         sweeps: list[list[Matrix]] = []
         used = 0
-        for group in input_groups(matrices):
-            size = group_bytes(group)
+        for groups in together.values():
+            group, size = [matrix for own in groups for matrix in own], sum(map(group_bytes, groups))
             if not sweeps or used + size > self.sums_bytes:
                 sweeps.append([])
                 used = 0
             sweeps[-1] += group
             used += size
         return sweeps
+
+
+def _shared(matrix: Matrix) -> tuple[Any, ...]:
+    """What matrices have in common that may read the same input."""
+    for number, roles in enumerate(FUSED_ROLES):
+        if matrix.role in roles:
+            return matrix.block, number, matrix.layer.rpartition(".")[0]
+    return (matrix.input_group,)
 
 
 def group_bytes(group: Sequence[Matrix]) -> int:

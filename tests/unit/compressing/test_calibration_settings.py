@@ -61,6 +61,29 @@ def test_readers_of_one_input_stay_together_and_every_layer_has_its_sweep() -> N
         assert places["gate"] == places["up"]
 
 
+def test_query_key_and_value_of_an_unknown_family_share_a_sweep_and_are_priced_apart() -> None:
+    roles = {
+        "q": Role.ATTENTION_QUERY,
+        "k": Role.ATTENTION_KEY,
+        "v": Role.ATTENTION_VALUE,
+        "gate": Role.MLP_GATE,
+        "up": Role.MLP_UP,
+    }
+    unknown = [
+        replace(
+            m, layer=f"h.0.{'mlp' if m.layer in ('gate', 'up', 'down') else 'attn'}.{m.layer}", input_group=m.layer, role=role
+        )
+        for m in BLOCK
+        for role in [roles.get(m.layer, m.role)]
+    ]
+    settings = replace(choose_settings(DEMAND, max_memory=None, max_store=1 << 50), sums_bytes=0)
+    sweeps = [[m.layer.rpartition(".")[2] for m in sweep] for sweep in settings.sweeps(unknown)]
+    assert sweeps == [["q", "k", "v"], ["o"], ["gate", "up"], ["down"]]
+    whole = replace(settings, sums_bytes=sum(group_bytes([m]) for m in unknown))
+    assert len(whole.sweeps(unknown)) == 1
+    assert len(replace(whole, sums_bytes=whole.sums_bytes - 1).sweeps(unknown)) == 2
+
+
 def test_less_memory_never_gives_a_higher_price() -> None:
     peaks = [DEMAND.peak(choose_settings(DEMAND, max_memory=cap * GIB, max_store=1 << 50)) for cap in (3, 4, 6, 12)]
     assert peaks == sorted(peaks)
