@@ -121,6 +121,19 @@ def test_only_what_is_missing_runs_again(place: Path, copied: Path, done: list[J
     assert [one.metrics for one in after.runs] == [one.metrics for one in before.runs]
 
 
+def test_a_plan_whose_seconds_a_kill_kept_from_being_written_is_timed_again(
+    place: Path, copied: Path, done: list[Job], run: Run
+) -> None:
+    cell = copied / "bert@halves"
+    (cell / "plan.seconds.json").unlink()
+    plan = (cell / "plan.json").read_bytes()
+    outcome = run("bench", place / "tiny.yaml", "--out", copied, "--processes", 0)
+    assert (outcome.code, done, (cell / "plan.json").read_bytes()) == (0, [], plan)
+    before, after = (read_json(folder / "bench.json", Bench).cells[0] for folder in (place / "out", copied))
+    assert after.costs[0].plan_seconds > 0
+    assert after.costs[0].profile_seconds == before.costs[0].profile_seconds
+
+
 def test_a_run_that_dies_stops_no_other_and_goes_on_when_called_again(
     place: Path, copied: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

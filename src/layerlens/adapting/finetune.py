@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from torch import nn
 
 from layerlens.adapting.hooks import NO_HOOKS, Hooks
 from layerlens.adapting.memory import peak_memory
-from layerlens.adapting.precision import kept_generators, training_device
+from layerlens.adapting.precision import kept_generators, own_forward, training_device
 from layerlens.adapting.samples import Samples
 from layerlens.adapting.trainer import TaskTrainer, last_whole_checkpoint
 from layerlens.artifacts.differences import differing_paths, told
 from layerlens.artifacts.evaluation import Arm, LossPoint
-from layerlens.artifacts.store import claim_folder, write_json
+from layerlens.artifacts.store import RUN_FILE, claim_folder, write_json
 from layerlens.config import TuneConfig
 from layerlens.data.inference import score
 from layerlens.errors import ConfigError
@@ -33,6 +33,8 @@ from layerlens.progress import Progress
 CHECKPOINTS, ARM_FILE = "checkpoints", "arm.json"
 #: Points of a loss curve at most.
 CURVE_POINTS = 100
+#: Key of a run's identity that records of older versions lack.
+ARITHMETIC = "arithmetic"
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,10 @@ def finished_arm(out: Path, spec: RunSpec) -> Arm | None:
     path = out / ARM_FILE
     if not path.exists():
         return None
-    wanted, differs = json.loads(json.dumps(spec.identity)), "it is damaged"
+    differs = "it is damaged"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        wanted = _comparable(spec.identity, found["run"])
         if found["run"] == wanted:
             return Arm.model_validate(found["arm"])
         differs = told(found["run"], wanted, differing_paths(found["run"], wanted))
@@ -91,12 +94,12 @@ def finetune(
         NotFiniteError: training diverged.
     """
     checkpoints = out / CHECKPOINTS
-    claim_folder(checkpoints, spec.identity)
+    claim_folder(checkpoints, _comparable(spec.identity, _claimed(checkpoints)))
     batches = spec.training.batches(batch_size=spec.config.batch_size, num_steps=spec.num_steps, seed=spec.config.seed)
     device = training_device()
     verbosity = transformers.logging.get_verbosity()
     try:
-        with kept_generators(device), peak_memory(device) as peak:
+        with own_forward(model), kept_generators(device), peak_memory(device) as peak:
             trainer = TaskTrainer(
                 spec.name,
                 model,
@@ -146,6 +149,21 @@ def finetune(
     if not spec.config.keep_checkpoints:
         shutil.rmtree(checkpoints)
     return arm
+
+
+def _comparable(identity: Mapping[str, Any], found: object) -> dict[str, Any]:
+    """A run's identity as its record reads, without what the record found there is too old to tell."""
+    is_old = isinstance(found, dict) and ARITHMETIC not in found
+    plain: dict[str, Any] = json.loads(json.dumps(identity))
+    return {key: value for key, value in plain.items() if not (is_old and key == ARITHMETIC)}
+
+
+def _claimed(checkpoints: Path) -> object:
+    """What the folder of a stopped run says of it; none where nothing can be read."""
+    try:
+        return json.loads((checkpoints / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _end_checkpointing(model: nn.Module) -> None:

@@ -11,6 +11,9 @@ from torch import nn
 from layerlens.config import Precision
 from layerlens.models.arithmetic import has_fast_bf16
 
+#: What accelerate sets on a model that it prepares for training.
+_PREPARED = ("forward", "_original_forward", "_is_accelerate_prepared")
+
 
 def training_device() -> torch.device:
     """The first GPU where there is one, else the processor."""
@@ -20,6 +23,11 @@ def training_device() -> torch.device:
 def uses_bf16(precision: Precision, device: torch.device) -> bool:
     """Whether training autocasts to bf16."""
     return precision is Precision.BF16 or (precision is Precision.AUTO and has_fast_bf16(device))
+
+
+def arithmetic(precision: Precision, device: torch.device) -> dict[str, str | bool]:
+    """What a run's numbers depend on beside its config: where it trains, and whether in bf16."""
+    return {"device": device.type, "bf16": uses_bf16(precision, device)}
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
@@ -42,3 +50,15 @@ def on_training_device(model: nn.Module) -> Iterator[torch.device]:
         yield device
     finally:
         model.to(before)
+
+
+@contextmanager
+def own_forward(model: nn.Module) -> Iterator[None]:
+    """Take off again on exit what accelerate puts on the model itself: a `forward` that autocasts wherever it is called."""
+    before = {name: vars(model)[name] for name in _PREPARED if name in vars(model)}
+    try:
+        yield
+    finally:
+        for name in _PREPARED:
+            vars(model).pop(name, None)
+        vars(model).update(before)

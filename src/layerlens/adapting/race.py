@@ -45,6 +45,7 @@ def race(
     config: RaceConfig,
     *,
     state_path: Path | None,
+    may_start_anew: bool = False,
     progress: Progress = SILENT,
 ) -> Plan:
     """Race the candidates and return the plan to use, with the evidence in its `race`.
@@ -57,13 +58,14 @@ def race(
         part: Trains on `train`, scores on `race`, never touches `test`.
         config: How to race.
         state_path: File for the finished runs: a killed race goes on there and ends with the same bytes.
+        may_start_anew: Whether runs of another race in that file are put aside; else they are refused.
         progress: Who watches.
 
     Returns:
         The winner's plan with `race` filled in.
 
     Raises:
-        ConfigError: `only` names an unknown candidate.
+        ConfigError: `only` names an unknown candidate, or the file holds another race's runs.
         ManifestError: a plan or candidate of another model.
         DataError: too few training or held-out samples.
         NotFiniteError: every candidate diverged.
@@ -94,7 +96,16 @@ def race(
     with threads(config.threads):
         start_head_(task_model, data, part, config, progress)
         with on_training_device(task_model.model):
-            runner = Runner(task_model, training, held_out, runnable, config, state_path=state_path, progress=progress)
+            runner = Runner(
+                task_model,
+                training,
+                held_out,
+                runnable,
+                config,
+                state_path=state_path,
+                progress=progress,
+                may_start_anew=may_start_anew,
+            )
             return _run(runner, field, rungs, tuning_steps, details, progress)
 
 
@@ -105,7 +116,7 @@ def _run(
     start = runner.start_losses()
     history: list[RungResult] = []
     while True:
-        results = _heats(runner, field, rungs, progress)
+        results = _heats(runner, [name for name in field if name not in runner.diverged], rungs, progress)
         history += results
         if not results:
             sight = Sight(float(start.mean()), float(start.mean()), float(start.mean()), 0.0, None)
@@ -117,7 +128,8 @@ def _run(
         progress.note(f"the race is blind at {rungs[-1].steps} steps ({sight.reason}); it runs on to {longer[-1].steps}")
         rungs = longer
     finals = results[-1].losses if results else {}
-    decision = decide(runner.candidates, finals, sight, seed=config.seed)
+    finite = {name: plan for name, plan in runner.candidates.items() if name not in runner.diverged}
+    decision = decide(finite, finals, sight, seed=config.seed)
     progress.note(decision.verdict)
     details |= {
         "rungs": [{"steps": rung.steps, "seeds": rung.seeds, "candidates": list(rung.losses)} for rung in history],

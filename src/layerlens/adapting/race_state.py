@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from layerlens.artifacts.differences import differing_paths, told
 from layerlens.artifacts.store import read_json, write_json
-from layerlens.errors import ManifestError
+from layerlens.errors import ConfigError, ManifestError
+
+#: Letters of the hash that a candidate is described by.
+HASH_LETTERS = 12
 
 
 class Run(BaseModel):
@@ -27,6 +33,7 @@ class RaceState(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     fingerprint: str
+    race: dict[str, Any] = Field(default={}, description="the same in words, to say what differs; older versions left it out")
     start: list[float] | None = None
     runs: list[Run] = []
     seconds: float = 0.0
@@ -44,24 +51,51 @@ class RaceState(BaseModel):
         return sum(run.steps for run in self.runs)
 
 
-def open_state(path: Path | None, fingerprint: str) -> tuple[RaceState, bool]:
+def open_state(
+    path: Path | None, fingerprint: str, race: Mapping[str, Any], *, may_start_anew: bool
+) -> tuple[RaceState, str | None]:
     """Read the state of the same race, or start anew.
 
     Args:
         path: The state file; none keeps the state in memory alone.
         fingerprint: Of the race about to run.
+        race: The same in words.
+        may_start_anew: Whether another race's runs may be put aside. A file that is damaged, or too old to say what differs, is
+            in any case; one without runs is no loss.
 
     Returns:
-        The state, and whether another race's or a damaged state was put aside.
+        The state, and a note of what was put aside and why.
+
+    Raises:
+        ConfigError: the file holds another race's runs; says what differs.
     """
-    fresh = RaceState(fingerprint=fingerprint)
+    fresh = RaceState(fingerprint=fingerprint, race=dict(race))
     if path is None or not path.exists():
-        return fresh, False
+        return fresh, None
     try:
         found = read_json(path, RaceState)
     except ManifestError:
-        return fresh, True
-    return (found, False) if found.fingerprint == fingerprint else (fresh, True)
+        return fresh, _put_aside(path, "is damaged")
+    if found.fingerprint == fingerprint:
+        return found, None
+    if not found.runs:
+        return fresh, None
+    differs = told(found.race, race, differing_paths(found.race, race)) if found.race else ""
+    if differs and not may_start_anew:
+        raise ConfigError(
+            f"{path} holds {len(found.runs)} runs of a stopped race, and this race differs ({differs}); race as before to go on "
+            "there, or remove the file to start anew"
+        )
+    return fresh, _put_aside(path, f"holds another race's runs ({differs or 'it is too old to say what differs'})")
+
+
+def _put_aside(path: Path, why: str) -> str:
+    aside = path.with_name(f"{path.name}.old")
+    try:
+        path.replace(aside)
+    except OSError as error:
+        raise ConfigError(f"cannot rename {path}: {error.strerror or error}; remove it to start anew") from error
+    return f"{path} {why}: it is put aside as {aside.name}, and this race starts anew"
 
 
 def save_state(path: Path | None, state: RaceState) -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from layerlens.adapting.attach import attached
 from layerlens.adapting.boundary_store import BoundaryShelf
-from layerlens.adapting.precision import autocast, training_device, uses_bf16
-from layerlens.adapting.race_state import Run, open_state, save_state
+from layerlens.adapting.precision import arithmetic, autocast, training_device
+from layerlens.adapting.race_state import HASH_LETTERS, Run, open_state, save_state
 from layerlens.adapting.samples import Samples
 from layerlens.adapting.site_modules import trained_identity
 from layerlens.adapting.training import train
@@ -44,6 +44,7 @@ class Runner:
         *,
         state_path: Path | None,
         progress: Progress,
+        may_start_anew: bool = True,
     ) -> None:
         self.model = task_model.model
         self.new_parameters = task_model.new_parameters
@@ -59,19 +60,22 @@ class Runner:
         self.diverged: set[str] = set()
         self.was_stopped = False
         device = training_device()
-        fingerprint = sha256_of_json(
-            {
-                "model": task_model.identity,
-                "candidates": {name: trained_identity(plan) for name, plan in sorted(candidates.items())},
-                "config": config.model_dump(mode="json", exclude=NOT_OF_A_RUN),
-                "training": training.identity,
-                "held_out": held_out.identity,
-                "arithmetic": [device.type, uses_bf16(config.precision, device)],
-            }
-        )
-        self.state, was_put_aside = open_state(state_path, fingerprint)
-        if was_put_aside:
-            progress.note(f"{state_path} holds another race's runs; this race starts anew")
+        trained = {name: trained_identity(plan) for name, plan in sorted(candidates.items())}
+        content = {
+            "model": task_model.identity,
+            "candidates": trained,
+            "config": config.model_dump(mode="json", exclude=NOT_OF_A_RUN),
+            "training": training.identity,
+            "held_out": held_out.identity,
+            "arithmetic": list(arithmetic(config.precision, device).values()),
+        }
+        described = content | {
+            "candidates": {name: sha256_of_json(found)[:HASH_LETTERS] for name, found in trained.items()},
+            "arithmetic": arithmetic(config.precision, device),
+        }
+        self.state, put_aside = open_state(state_path, sha256_of_json(content), described, may_start_anew=may_start_anew)
+        if put_aside is not None:
+            progress.note(put_aside)
         elif self.state.runs:
             progress.note(f"{len(self.state.runs)} runs of this race are read from {state_path}")
         self._seconds_before = self.state.seconds

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from transformers.integrations import TensorBoardCallback
 
 from layerlens.adapting.boundary_start import BoundaryStart
+from layerlens.adapting.clock import Clock
 from layerlens.adapting.hooks import NO_HOOKS, Hooks
 from layerlens.adapting.lora import trainable_state
 from layerlens.adapting.optimizer import build_optimizer, build_schedule
@@ -49,7 +49,7 @@ WHOLE_FILE = "whole"
 
 @dataclass
 class History:
-    """What a run has seen so far: the loss of each step in nats, and the seconds that training took."""
+    """What a run has seen so far: the loss of each step in nats, and the seconds that training took, its checkpoints apart."""
 
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -89,7 +89,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         self.task, self.examples, self.batches, self.config = task, examples, batches, config
         self.new_parameters, self.num_samples, self.hooks = new_parameters, num_samples, hooks
         self.start = BoundaryStart(model, task, examples, batches, config, folder=checkpoints, progress=progress)
-        self.history = History()
+        self.history, self.clock = History(), Clock()
         self.optimizer: torch.optim.Optimizer | None = None
         self.lr_scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         try:
@@ -166,7 +166,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
 
     def run(self, checkpoint: Path | None) -> History:
         """Train to the end, from a checkpoint where one is given."""
-        self._seconds_before, self._started = 0.0, time.monotonic()
+        self.clock.start()
         try:
             with self.start:
                 self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -174,7 +174,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
             if (tracker := type(error).__module__.partition(".")[0]) in self.config.report_to:
                 raise ConfigError(f"report_to: {tracker} failed ({one_line(error)}); set it up, or leave it out") from error
             raise
-        self.history.seconds = self._seconds()
+        self.history.seconds = self.clock.seconds
         return self.history
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -185,8 +185,16 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
     def _collate(self, samples: Sequence[int]) -> Batch:
         return {**self.task.collate([self.examples[sample] for sample in samples]), NUMBERS: torch.tensor(samples)}
 
-    def _seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._started
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.args.device.type == "cuda":
+            # What is still being computed is training.
+            torch.cuda.synchronize(self.args.device)
+        with self.clock.stopped():
+            super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with self.clock.stopped():
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
@@ -194,21 +202,22 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         save_file(
             {name: tensor.contiguous().cpu() for name, tensor in trainable_state(self.model).items()}, folder / WEIGHTS_FILE
         )
-        write_json(folder / HISTORY_FILE, {"losses": self.history.losses, "seconds": self._seconds()})
+        write_json(folder / HISTORY_FILE, {"losses": self.history.losses, "seconds": self.clock.seconds})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        found = load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE)
-        needed = trainable_state(self.model)
-        if {name: tensor.shape for name, tensor in found.items()} != {name: tensor.shape for name, tensor in needed.items()}:
-            raise LayerLensError(
-                f"{resume_from_checkpoint} holds other parameters than this run trains; remove it and start again"
-            )
-        with torch.no_grad():
-            for name, tensor in needed.items():
-                tensor.copy_(found[name])
-        history = json.loads((Path(resume_from_checkpoint) / HISTORY_FILE).read_text(encoding="utf-8"))
-        self.history.losses = list(history["losses"])
-        self._seconds_before = float(history["seconds"])
+        with self.clock.stopped():
+            found = load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE)
+            needed = trainable_state(self.model)
+            if {name: tensor.shape for name, tensor in found.items()} != {name: tensor.shape for name, tensor in needed.items()}:
+                raise LayerLensError(
+                    f"{resume_from_checkpoint} holds other parameters than this run trains; remove it and start again"
+                )
+            with torch.no_grad():
+                for name, tensor in needed.items():
+                    tensor.copy_(found[name])
+            history = json.loads((Path(resume_from_checkpoint) / HISTORY_FILE).read_text(encoding="utf-8"))
+            self.history.losses = list(history["losses"])
+            self.clock.add(float(history["seconds"]))
 
 
 def training_arguments(

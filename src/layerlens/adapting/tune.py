@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from layerlens.adapting.attach import attached
-from layerlens.adapting.finetune import RunSpec, finetune, finished_arm
+from layerlens.adapting.finetune import ARITHMETIC, RunSpec, finetune, finished_arm
 from layerlens.adapting.head_start import start_head_
 from layerlens.adapting.hooks import NO_HOOKS, Hooks
 from layerlens.adapting.lora import check_model
 from layerlens.adapting.order import num_tuning_steps
-from layerlens.adapting.precision import on_training_device
+from layerlens.adapting.precision import arithmetic, on_training_device, training_device
 from layerlens.adapting.samples import Samples, choose
 from layerlens.adapting.save import ADAPTER_FOLDER, save_adapter
 from layerlens.adapting.site_modules import trained_identity
@@ -129,5 +129,6 @@ def run_spec(
         "training": training.identity,
         "evaluation": scored.identity,
         "config": settings,
+        ARITHMETIC: arithmetic(config.precision, training_device()),
     }
     return RunSpec(name, adapter_params, head_params, num_steps, training, scored, config, task_model.new_parameters, identity)

@@ -34,7 +34,7 @@ def decide(
     """Choose a plan.
 
     Args:
-        candidates: Every candidate that may be chosen.
+        candidates: Every candidate that may be chosen: those that did not race too, but none that diverged.
         finals: Held-out losses of the finalists, `[seeds, samples]`, paired, nats.
         sight: Whether the race could see.
         seed: Of the bootstrap.

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from layerlens.artifacts.evaluation import Arm
 from layerlens.artifacts.store import read_json, write_json
-from layerlens.errors import ManifestError
+from layerlens.errors import LayerLensError, ManifestError
 from layerlens.words import Frozen
 
 JOBS_FOLDER = "jobs"
@@ -49,6 +49,9 @@ class Job(Frozen):
     arm: str | None = Field(default=None, description="as the results call it")
     trained: str | None = Field(default=None, description="the arm that is run, where the results call it otherwise")
     rank: int | None = Field(default=None, description="of query+value")
+    race: dict[str, Any] | None = Field(
+        default=None, description="of a search: what its trials share with the race, without what is at RaceConfig's default"
+    )
     metric: str | None = None
 
 
@@ -100,6 +103,12 @@ def done_record(root: Path, job: Job) -> Done | None:
     except ManifestError:
         return None
     return found if found.job == job else None
+
+
+def reason_of(error: Exception) -> str:
+    """Why something died, on one line; an error that LayerLens does not raise on purpose is named by its type."""
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, LayerLensError) else f"{type(error).__name__}: {text}"
 
 
 def failure_of(root: Path, job: Job, exit_code: int) -> str:

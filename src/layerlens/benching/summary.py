@@ -31,10 +31,14 @@ def summarise_arms(runs: Sequence[BenchRun], arms: Sequence[str], metric: str) -
 
 
 def share_of(score: float, reference: float, metric: str) -> float | None:
-    """A score as a share of another one, such that more is better; None where the ratio means nothing."""
-    if score <= 0 or reference <= 0:
+    """A score as a share of another one, such that more is better; None where the ratio means nothing.
+
+    Where higher is better, a score at or below zero is a share at or below zero: an arm's failure counts like any other score.
+    """
+    is_lower = is_lower_better(metric)
+    if reference <= 0 or (is_lower and score <= 0):
         return None
-    return reference / score if is_lower_better(metric) else score / reference
+    return reference / score if is_lower else score / reference
 
 
 def overall(cells: Sequence[Cell], runs: Sequence[BenchRun], arms: Sequence[str]) -> list[OverallArm]:
@@ -67,18 +71,19 @@ def overall(cells: Sequence[Cell], runs: Sequence[BenchRun], arms: Sequence[str]
 
 
 def _shares_by_seed(cells: Sequence[Cell], runs: Sequence[BenchRun], arm: str) -> dict[int, float]:
-    """Mean over the cells of the arm's score as a share of full's mean there; seeds that lack a cell are left out."""
+    """Mean over the cells of the arm's score as a share of full's mean there; seeds that lack a cell are left out.
+
+    Cells where full's mean is no reference are left out for every arm alike.
+    """
     found: dict[int, list[float]] = {}
-    for cell in cells:
-        full = cell.arm(FULL)
-        if full is None:
-            return {}
+    references = [(cell, full.mean) for cell in cells if (full := cell.arm(FULL)) is not None and full.mean > 0]
+    for cell, reference in references:
         for run in runs:
             if (run.model, run.task, run.arm) == (cell.model, cell.task, arm) and cell.metric in run.metrics:
-                share = share_of(run.metrics[cell.metric], full.mean, cell.metric)
+                share = share_of(run.metrics[cell.metric], reference, cell.metric)
                 if share is not None:
                     found.setdefault(run.seed, []).append(share)
-    return {seed: fmean(shares) for seed, shares in found.items() if len(shares) == len(cells)}
+    return {seed: fmean(shares) for seed, shares in found.items() if len(shares) == len(references)}
 
 
 def _summary(arm: str, by_arm: dict[str, list[BenchRun]], metric: str) -> ArmSummary:

@@ -55,7 +55,8 @@ def kind_of(name: str) -> ArmKind:
     plain = name.lower().replace("-", " ").replace("_", " ")
     if "layerlens" in plain:
         return ArmKind.LAYERLENS
-    if plain.startswith("uniform"):
+    # Another word may follow, but a name that goes on with a dash is another arm's: uniform-rslora.
+    if name.lower().split(" ")[0] == "uniform":
         return ArmKind.UNIFORM
     return ArmKind.FULL if plain.startswith("full") else ArmKind.OTHER
 

@@ -72,6 +72,11 @@ def kind_of(arm: str) -> RateKind:
     return _KINDS.get(arm, RateKind.ADAPTER)
 
 
+def is_search(arm: str) -> bool:
+    """Whether an arm's one run is a search over many."""
+    return arm.startswith(_SEARCHES)
+
+
 def tuned_for(arm: str, arms: Sequence[str], *, per_kind: bool) -> str:
     """The arm whose trials decide an arm's rate: its own, uniform's for a search, or one for all of its kind.
 
@@ -81,7 +86,7 @@ def tuned_for(arm: str, arms: Sequence[str], *, per_kind: bool) -> str:
         per_kind: Whether one arm of each kind is tuned for all.
     """
     kind = kind_of(arm)
-    if kind is RateKind.ADAPTER and (per_kind or arm.startswith(_SEARCHES)):
+    if kind is RateKind.ADAPTER and (per_kind or is_search(arm)):
         return UNIFORM
     return next(name for name in [*arms, arm] if kind_of(name) is kind) if per_kind else arm
 

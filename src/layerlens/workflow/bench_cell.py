@@ -5,6 +5,8 @@ What a stage needs of an earlier one is read from the records; where that stage 
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ from layerlens.artifacts.plan import load_candidates, load_plan
 from layerlens.artifacts.profile import load_profile
 from layerlens.artifacts.store import sha256_of_file, write_json
 from layerlens.benching.cells import CellPlace, data_options, race_config, training_config
-from layerlens.benching.job import Done, Job, JobKind, done_record
+from layerlens.benching.job import Done, Job, JobKind, done_record, reason_of
 from layerlens.benching.summary import is_lower_better
 from layerlens.config.bench import BenchSuite, RateKind
 from layerlens.errors import LayerLensError
@@ -25,11 +27,14 @@ from layerlens.workflow.bench_arms import (
     VARIANTS,
     WITHOUT_PLAN,
     WITHOUT_RACE,
+    is_search,
     kind_of,
     planning_of,
     tuned_for,
 )
 from layerlens.workflow.plan import plan
+
+log = logging.getLogger(__name__)
 
 PLAN_FILE = "plan.json"
 #: Of the file beside a plan that says how long planning took.
@@ -91,21 +96,22 @@ class BenchCell:
         """Plan every variant in this process; what an earlier call planned is kept."""
         for name in self.variants:
             died = self.failure(self.profile_job(name).name)
-            path = self.root / self._plan(name)
             try:
                 if died is not None:
                     raise MissingStageError(died)
-                start = time.perf_counter()
-                if not path.exists():
-                    folder = self.root / self.profile_job(name).out
-                    options = planning_of(
-                        VARIANTS[name], self.suite.budget, self._planning(name), load_profile(folder)[0].model.num_parameters
-                    )
-                    plan(folder, path, options, command=f"layerlens bench {self.suite.name}")
-                    write_json(path.with_suffix(SECONDS_SUFFIX), {"seconds": time.perf_counter() - start})
-                load_plan(path)
-            except LayerLensError as error:
-                self.failures[self._plan_name(name)] = f"no plan: {error}"
+                self._make_plan(name)
+            except Exception as error:
+                # Whatever goes wrong in one plan is the end of what needs it and of nothing else.
+                log.debug("no plan %s", self._plan(name), exc_info=True)
+                self.failures[self._plan_name(name)] = f"no plan: {reason_of(error)}"
+
+    def plan_seconds(self, variant: str) -> float | None:
+        """How long planning a variant took; None where no record says."""
+        try:
+            found = json.loads(self._seconds_path(variant).read_text(encoding="utf-8"))
+            return float(found["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def base_rate_jobs(self) -> list[Job]:
         """Trials of uniform, whose rate the race takes."""
@@ -206,6 +212,20 @@ class BenchCell:
             JobKind.RACE, out, config.model_dump(mode="json", exclude_defaults=True), plan=source, plan_hash=self._hash(source)
         )
 
+    def _make_plan(self, variant: str) -> None:
+        path = self.plan_path(variant)
+        is_there = path.exists()
+        if not is_there or self.plan_seconds(variant) is None:
+            start = time.perf_counter()
+            folder = self.root / self.profile_job(variant).out
+            options = planning_of(
+                VARIANTS[variant], self.suite.budget, self._planning(variant), load_profile(folder)[0].model.num_parameters
+            )
+            # A call that was killed may leave a plan without its seconds: that plan stays, as jobs know it by its hash.
+            plan(folder, path, options, dry_run=is_there, command=f"layerlens bench {self.suite.name}")
+            write_json(self._seconds_path(variant), {"seconds": time.perf_counter() - start})
+        load_plan(path)
+
     def _only(self, variant: str) -> list[str] | None:
         """The candidates that may race: what the suite names, as far as a variant has them, and no depth cut in its ablation."""
         asked, has_cut = self.suite.race.only, VARIANTS[variant].has_depth_cut
@@ -246,8 +266,14 @@ class BenchCell:
             arm=arm,
             trained=LAYERLENS if arm in VARIANTS else None,
             rank=self.suite.query_value_rank,
+            race=self._race_of_search() if is_search(arm) else None,
             metric=self.place.task.metric,
         )
+
+    def _race_of_search(self) -> dict[str, Any] | None:
+        """What the trials of a search share with the suite's race; none where that is as races are by default."""
+        shared = {"min_steps", "held_out_samples"}
+        return self.suite.race.model_dump(mode="json", include=shared, exclude_defaults=True) or None
 
     def _job(self, kind: JobKind, out: str, config: dict[str, Any], **rest: Any) -> Job:
         task = self.place.task
@@ -256,6 +282,9 @@ class BenchCell:
 
     def _plan(self, variant: str) -> str:
         return f"{self.place.name}/{PLAN_FILE}" if variant == LAYERLENS else f"{self.place.name}/plans/{variant}.json"
+
+    def _seconds_path(self, variant: str) -> Path:
+        return self.plan_path(variant).with_suffix(SECONDS_SUFFIX)
 
     def _plan_name(self, variant: str) -> str:
         return f"plan:{self._plan(variant)}"

@@ -16,12 +16,12 @@ from pathlib import Path
 from layerlens.adapting.arms import run_arm
 from layerlens.artifacts.plan import candidates_folder, load_candidates, load_plan
 from layerlens.artifacts.store import read_json, write_json
-from layerlens.benching.job import DONE_FILE, FAILED_FILE, Done, Failed, Job, JobKind, record_folder
+from layerlens.benching.job import DONE_FILE, FAILED_FILE, Done, Failed, Job, JobKind, reason_of, record_folder
 from layerlens.benching.orphan import leave_with
 from layerlens.config import ProfilingConfig, RaceConfig, TuneConfig
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import partition
-from layerlens.errors import ConfigError, DataError, LayerLensError, NotFiniteError
+from layerlens.errors import ConfigError, DataError, NotFiniteError
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.progress import SILENT, Progress
 from layerlens.workflow.open import Opened, open_data, open_plan_model
@@ -45,10 +45,7 @@ def attempt(root: Path, job: Job, progress: Progress = SILENT) -> bool:
     except Exception as error:
         # Whatever goes wrong in one run is that run's end and no other's.
         traceback.print_exc()
-        text = " ".join(str(error).split()) or "no message"
-        write_json(
-            folder / FAILED_FILE, Failed(error=text if isinstance(error, LayerLensError) else f"{type(error).__name__}: {text}")
-        )
+        write_json(folder / FAILED_FILE, Failed(error=reason_of(error)))
         return False
     write_json(folder / DONE_FILE, done)
     return True
@@ -99,7 +96,8 @@ def _race(root: Path, job: Job, progress: Progress) -> Done:
     shutil.copytree(candidates_folder(source), candidates_folder(path))
     opened = open_plan_model(load_plan(path), job.data, config, has_eval_data=_has_eval_data(job))
     start = time.perf_counter()
-    race(path, job.data, config, progress=progress, opened=opened)
+    # The suite decides what a job is; runs that do not belong to it are of another machine or of data that have changed.
+    race(path, job.data, config, progress=progress, opened=opened, may_start_anew=True)
     return Done(job=job, seconds=time.perf_counter() - start)
 
 
@@ -120,6 +118,7 @@ def _train(root: Path, job: Job, progress: Progress) -> Done:
         config,
         out=root / job.out,
         progress=progress,
+        race=None if job.race is None else RaceConfig.model_validate(job.race),
         **({} if job.rank is None else {"rank": job.rank}),
     )
     metric = job.metric or opened.data.task.primary_metric

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -16,7 +15,7 @@ from layerlens.config.bench import BenchConfig, BenchSuite
 from layerlens.errors import ManifestError
 from layerlens.words import BudgetName
 from layerlens.workflow.bench_arms import LAYERLENS, VARIANTS
-from layerlens.workflow.bench_cell import SECONDS_SUFFIX, BenchCell
+from layerlens.workflow.bench_cell import BenchCell
 from layerlens.workflow.machine import machine_kind
 from layerlens.workflow.tune import PACKAGES
 
@@ -125,10 +124,10 @@ def _cost(cell: BenchCell, variant: str, runs: Sequence[BenchRun]) -> PlanCost |
     seed = cell.race_seeds[0]
     raced = _raced(cell, variant, seed)
     profiled = done_record(cell.root, cell.profile_job(variant))
-    if reference is None or raced is None or profiled is None:
+    plan_seconds = cell.plan_seconds(variant)
+    if reference is None or raced is None or profiled is None or plan_seconds is None:
         return None
     race = _race_record(cell, variant, seed)
-    plan_seconds = float(json.loads(cell.plan_path(variant).with_suffix(SECONDS_SUFFIX).read_text(encoding="utf-8"))["seconds"])
     race_seconds = 0.0 if race is None else race.seconds
     mine = [run for run in finished if run.arm == reference]
     run_seconds = fmean(run.train_seconds for run in mine)

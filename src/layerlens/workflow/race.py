@@ -8,6 +8,7 @@ from pathlib import Path
 from layerlens.adapting.race import race as run_race
 from layerlens.artifacts.plan import Plan, load_candidates, load_plan, save_plan
 from layerlens.config import RaceConfig
+from layerlens.errors import NotFiniteError
 from layerlens.progress import SILENT, Progress
 from layerlens.workflow.open import Opened, open_plan_model
 
@@ -30,6 +31,7 @@ def race(
     command: str = "layerlens.race",
     progress: Progress = SILENT,
     opened: Opened | None = None,
+    may_start_anew: bool = False,
 ) -> RaceResult:
     """Let the candidates beside a plan race on data, and rewrite the plan with the winner and the evidence.
 
@@ -41,11 +43,13 @@ def race(
         command: The invocation; the plan keeps the one that made it.
         progress: Who watches.
         opened: Model and data, where the caller has them in memory already.
+        may_start_anew: Whether the runs of a stopped race that was another one are put aside; else they are refused.
 
     Returns:
         The raced plan.
 
     Raises:
+        ConfigError: a race with other options, candidates or data was stopped here; says what differs.
         LayerLensError: the plan, its candidates, the model or the data do not fit each other.
     """
     config = config or RaceConfig()
@@ -55,7 +59,22 @@ def race(
         return RaceResult(path, loaded, list(candidates))
     opened = opened or open_plan_model(loaded, data, config, has_eval_data=config.eval_data is not None)
     state = path.with_suffix(".race.json")
-    raced = run_race(loaded, candidates, opened.task_model, opened.data, opened.part, config, state_path=state, progress=progress)
+    try:
+        raced = run_race(
+            loaded,
+            candidates,
+            opened.task_model,
+            opened.data,
+            opened.part,
+            config,
+            state_path=state,
+            may_start_anew=may_start_anew,
+            progress=progress,
+        )
+    except NotFiniteError:
+        # That race is over, and the next one shall have another learning rate.
+        state.unlink(missing_ok=True)
+        raise
     save_plan(path, raced)
     state.unlink(missing_ok=True)
     return RaceResult(path, raced, list(candidates))

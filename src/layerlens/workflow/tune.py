@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from layerlens.adapting.arms import ArmName, run_arm
+from layerlens.adapting.arms import ArmName, run_arm, why_refused
 from layerlens.adapting.order import num_tuning_steps
 from layerlens.adapting.save import ADAPTER_FOLDER
 from layerlens.adapting.tune import tune as run_tune
@@ -71,7 +71,7 @@ def tune(
     config = config or TuneConfig()
     path, folder = Path(plan), output_path(out)
     loaded = load_plan(path)
-    _check_arms(config, path)
+    _check_arms(config, path, loaded)
     opened = open_plan_model(loaded, data, config, has_eval_data=config.eval_data is not None)
     evaluated = _evaluation_samples(opened, config)
     if dry_run:
@@ -124,8 +124,13 @@ def _run_arms(
 
 
 def predicted_times(plan: Plan, path: Path, config: TuneConfig) -> dict[str, float]:
-    """Training time that the plan and the compared candidates foresee, as a share of full fine-tuning's, by arm."""
-    plans = {**(load_candidates(path) if config.compare else {}), ArmName.LAYERLENS.value: plan}
+    """Training time that the plan and the compared candidates foresee, as a share of full fine-tuning's, by arm.
+
+    A candidate of an arm's name is not what that arm trains: the candidate query+value fills the budget, the arm has rank 8.
+    """
+    candidates = load_candidates(path) if config.compare else {}
+    plans = {name: found for name, found in candidates.items() if name == UNIFORM or name not in list(ArmName)}
+    plans[ArmName.LAYERLENS.value] = plan
     if plan.is_cut_short:
         # The arm of this name is over all layers, which the planner's own could not be.
         plans.pop(UNIFORM, None)
@@ -133,12 +138,15 @@ def predicted_times(plan: Plan, path: Path, config: TuneConfig) -> dict[str, flo
     return {**{name: budget.spent for name, budget in spent.items() if budget is not None}, FULL: 1.0}
 
 
-def _check_arms(config: TuneConfig, path: Path) -> None:
+def _check_arms(config: TuneConfig, path: Path, plan: Plan) -> None:
     if ArmName.FULL in config.compare and _base_of(config) is not None:
         raise ConfigError(
             f"--compare full: a base in {_base_of(config)} cannot be trained as a whole; leave full out, or measure it over the "
             "model as it is, in a run of its own"
         )
+    reasons = {name: why_refused(name, plan, is_compressed=config.base is not None) for name in config.compare}
+    if faults := [f"--compare {name}: {reason}" for name, reason in reasons.items() if reason is not None]:
+        raise ConfigError.of(faults)
     unknown = [name for name in config.compare if name not in list(ArmName)]
     if unknown:
         candidates = load_candidates(path)

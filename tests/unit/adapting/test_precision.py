@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from layerlens.adapting import precision
-from layerlens.adapting.precision import autocast, has_fast_bf16, uses_bf16
+from layerlens.adapting.precision import autocast, has_fast_bf16, own_forward, uses_bf16
 from layerlens.config import Precision
 
 CPU = torch.device("cpu")
@@ -35,3 +37,17 @@ def test_what_is_asked_for_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_autocast_changes_the_arithmetic_of_the_forward_pass(wanted: Precision, dtype: torch.dtype) -> None:
     with autocast(wanted, CPU):
         assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype is dtype
+
+
+@pytest.mark.parametrize("has_own", [False, True])
+def test_what_accelerate_puts_on_a_model_is_taken_off(has_own: bool) -> None:
+    model = torch.nn.Linear(2, 2)
+    if has_own:
+        model.forward = lambda rows: rows  # type: ignore[method-assign]
+    before = dict(vars(model))
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    with own_forward(model):
+        accelerator.prepare_model(model)
+        assert vars(model).keys() > before.keys() | {"forward"}
+    assert vars(model) == before
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -161,16 +161,20 @@ def test_a_head_that_was_fitted_before_in_this_process_changes_nothing(
     assert found[0] == found[1] == found[2]
 
 
-def test_the_state_of_another_race_is_put_aside(
+def test_a_stopped_race_is_not_gone_on_with_under_other_options(
     task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan], tmp_path: Path
 ) -> None:
     state, runners = tmp_path / "state.json", pair(candidates, "uniform", "all")
     race(candidates["all"], runners, task_model, data, part, QUICK, state_path=state)
-    first = read_json(state, RaceState)
-    watcher = Watcher()
+    written, first = state.read_bytes(), read_json(state, RaceState)
     other = QUICK.model_copy(update={"learning_rate": 2e-2})
-    race(candidates["all"], runners, task_model, data, part, other, state_path=state, progress=watcher)
-    assert any("holds another race's runs" in note for note in watcher.notes)
+    with pytest.raises(ConfigError, match=r"state.json holds 4 runs .* \(config.learning_rate was 0.01, now 0.02\)"):
+        race(candidates["all"], runners, task_model, data, part, other, state_path=state)
+    assert state.read_bytes() == written
+    watcher = Watcher()
+    race(candidates["all"], runners, task_model, data, part, other, state_path=state, may_start_anew=True, progress=watcher)
+    assert any("put aside as state.json.old" in note for note in watcher.notes)
+    assert (tmp_path / "state.json.old").read_bytes() == written
     assert read_json(state, RaceState).fingerprint != first.fingerprint
     state.write_text("{ half a")
     race(candidates["all"], runners, task_model, data, part, QUICK, state_path=state)
@@ -229,6 +233,21 @@ def test_a_candidate_that_diverges_leaves_the_race(
         race(exploding, {"one": exploding, "two": exploding}, task_model, data, part, QUICK, state_path=None)
 
 
+def test_a_blind_race_chooses_no_candidate_that_diverged_nor_runs_it_again(
+    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan]
+) -> None:
+    exploding = candidates["low"].model_copy(update={"alpha_over_rank": 1e39})
+    runners = {"low": exploding, **pair(candidates, "uniform", "all")}
+    config = QUICK.model_copy(update={"learning_rate": 1e-7, "share": 1.5, "may_extend": True, "tuning_steps": 12})
+    watcher = Watcher()
+    raced = race(candidates["all"], runners, task_model, data, part, config, state_path=None, progress=watcher)
+    assert raced.race is not None
+    assert [rung["steps"] for rung in raced.race.details["rungs"]] == [3, 6, 12]
+    # The prior would have believed in rank 1 everywhere first.
+    assert (raced.race.is_blind, raced.race.winner, raced.race.details["diverged"]) == (True, "all", ["low"])
+    assert len([note for note in watcher.notes if "low diverged" in note]) == 1
+
+
 def test_a_lone_candidate_is_chosen_without_a_step(
     task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan]
 ) -> None:
@@ -266,15 +285,16 @@ def test_plans_of_every_method_race_beside_each_other(
     assert race(runners["uniform"], runners, task_model, data, part, roomy, state_path=None) == raced
 
 
-def test_a_race_of_plans_that_differ_in_a_prefix_alone_starts_anew(
+def test_a_race_of_plans_that_differ_in_a_prefix_alone_is_another_race(
     task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan], tmp_path: Path
 ) -> None:
-    state, fingerprints = tmp_path / "race.json", set()
-    for tokens in (1, 2):
-        other = mixed_plan(task_model, KIND, (Method.LORA, Method.PREFIX), blocks=(0,), tokens=tokens)
-        race(other, {"other": other, **pair(candidates, "uniform")}, task_model, data, part, QUICK, state_path=state)
-        fingerprints.add(read_json(state, RaceState).fingerprint)
-    assert len(fingerprints) == 2
+    state = tmp_path / "race.json"
+    one, two = (
+        mixed_plan(task_model, KIND, (Method.LORA, Method.PREFIX), blocks=(0,), tokens=tokens, name="mixed") for tokens in (1, 2)
+    )
+    race(one, {"mixed": one, **pair(candidates, "uniform")}, task_model, data, part, QUICK, state_path=state)
+    with pytest.raises(ConfigError, match=r"this race differs \(candidates.mixed was \w+, now \w+\)"):
+        race(two, {"mixed": two, **pair(candidates, "uniform")}, task_model, data, part, QUICK, state_path=state)
 
 
 def test_faults_of_the_input_are_told(

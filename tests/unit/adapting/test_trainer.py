@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from layerlens.adapting import clock
 from layerlens.adapting.boundary_start import BOUNDARY_FILE
+from layerlens.adapting.trainer import TaskTrainer
 from layerlens.adapting.tune import tune
 from layerlens.artifacts.evaluation import Arm
 from layerlens.artifacts.plan import Plan
@@ -20,6 +24,7 @@ from layerlens.models.load import TaskModel
 from layerlens.models.roles import describe_layers
 from layerlens.words import TaskKind
 from tests.unit.adapting.plans import made_data, make_plan, tiny_task_model
+from tests.unit.adapting.test_clock import FakeTime
 from tests.unit.adapting.test_tune import StopAfter
 
 KIND = TaskKind.CLASSIFICATION
@@ -69,6 +74,33 @@ def test_a_stopped_run_ends_with_the_bytes_of_one_that_was_not(steps: int, tmp_p
     written = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("whole", "stopped")]
     assert written[0] == written[1]
     assert (resumed.metrics, resumed.loss_curve) == (whole.metrics, whole.loss_curve)
+
+
+def test_checkpoints_cost_no_seconds_of_training_and_a_resumed_run_adds_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = FakeTime()
+
+    def taking(seconds: float, work: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **options: Any) -> Any:
+            time.now += seconds
+            return work(*args, **options)
+
+        return timed
+
+    monkeypatch.setattr(clock, "time", time)
+    monkeypatch.setattr(TaskTrainer, "compute_loss", taking(10, TaskTrainer.compute_loss))
+    monkeypatch.setattr(TaskTrainer, "_save", taking(1000, TaskTrainer._save))
+    monkeypatch.setattr(TaskTrainer, "_save_optimizer_and_scheduler", taking(1000, TaskTrainer._save_optimizer_and_scheduler))
+    monkeypatch.setattr("layerlens.adapting.trainer.load_file", taking(1000, load_file))
+    run = made(tmp_path / "base")
+    task_model, data, part, plan = run
+    whole, _ = tuned(run, tmp_path / "whole")
+    assert whole.train_seconds == 15 * 10
+    with pytest.raises(KeyboardInterrupt):
+        tune(plan, task_model, data, part, (data, part.test), CONFIG, out=tmp_path / "stopped", progress=StopAfter(6))
+    resumed, _ = tuned(run, tmp_path / "stopped")
+    assert resumed.train_seconds == 15 * 10
 
 
 def test_keeping_or_not_gives_the_same_adapter(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from layerlens.data.dataset import LoadedData
 from layerlens.data.inference import score
 from layerlens.data.partition import Partition, partition
 from layerlens.errors import ConfigError, DataError, ManifestError, NotFiniteError
-from layerlens.models.load import TaskModel
+from layerlens.models.load import TaskModel, load_task_model
 from layerlens.words import Method, Site, TaskKind
 from tests.unit.adapting.mixed_plans import mixed_plan
 from tests.unit.adapting.plans import kind_of, made_data, make_plan, tiny_task_model, uneven_ranks
@@ -55,6 +55,7 @@ class StopAfter:
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
+        self.notes: list[str] = []
 
     def track(self, items: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
         for number, item in enumerate(items):
@@ -63,7 +64,7 @@ class StopAfter:
             yield item
 
     def note(self, text: str) -> None:
-        return None
+        self.notes.append(text)
 
 
 def made(family: str, folder: Path, num: int = 60, **overrides: object) -> tuple[TaskModel, LoadedData, Partition, Plan]:
@@ -298,9 +299,13 @@ def test_a_tracker_sees_the_run_with_its_true_epochs(tmp_path: Path) -> None:
 
 def test_bf16_trains_and_leaves_float32_weights(tmp_path: Path) -> None:
     task_model, data, part, plan = made("bert", tmp_path / "base")
+    fresh = load_task_model(task_model.checkpoint, plan.task, seed=0)
     config = QUICK.model_copy(update={"precision": Precision.BF16})
     arm = tune(plan, task_model, data, part, (data, part.test), config, out=tmp_path / "out")
     assert arm.metrics["loss"] < 2.0
+    # Scores are of float32, whatever training did.
+    loaded = load_adapter(open_adapter(tmp_path / "out" / "adapter"), TaskModel(fresh.model, (), fresh.checkpoint))
+    assert score(loaded, data.task, data.take(sorted(part.test)), batch_size=16) == arm.metrics
     weights = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     exact = QUICK.model_copy(update={"precision": Precision.FP32})

@@ -54,10 +54,16 @@ def test_losses_and_errors_are_better_low(metric: str) -> None:
     assert share_of(2.0, 1.0, metric) == pytest.approx(0.5)
 
 
-def test_a_share_of_a_score_that_is_not_positive_means_nothing() -> None:
+def test_a_share_needs_a_reference_above_zero_and_a_loss_above_zero() -> None:
     assert share_of(0.8, 0.0, "matthews") is None
-    assert share_of(-0.1, 0.5, "matthews") is None
+    assert share_of(0.8, -0.1, "matthews") is None
+    assert share_of(0.0, 0.5, "loss") is None
     assert share_of(0.4, 0.8, "accuracy") == pytest.approx(0.5)
+
+
+def test_a_score_of_nothing_or_less_is_a_share_of_nothing_or_less_where_higher_is_better() -> None:
+    assert share_of(0.0, 0.5, "matthews") == 0.0
+    assert share_of(-0.1, 0.5, "matthews") == pytest.approx(-0.2)
 
 
 def test_all_cells_together_average_shares_and_pair_their_means_by_seed() -> None:
@@ -81,6 +87,31 @@ def test_a_seed_that_died_in_one_cell_is_left_out_of_the_pairs_over_all() -> Non
     against = found["layerlens"].against("uniform")
     assert against is not None
     assert against.seeds == [0, 2]
+
+
+def test_an_arm_that_failed_in_one_cell_pays_for_it_in_its_mean_its_worst_cell_and_its_pairs() -> None:
+    scores = {"a": {"full": [0.5, 0.5], "uniform": [0.5, 0.5], "layerlens": [0.5, 0.5]},
+              "b": {"full": [0.5, 0.5], "uniform": [0.5, 0.5], "layerlens": [0.0, -0.1]}}  # fmt: skip
+    runs = [entry for task, given in scores.items() for entry in runs_of(task, given)]
+    found = {arm.arm: arm for arm in overall([cell_of(task, runs) for task in scores], runs, ARMS)}
+    ours = found["layerlens"]
+    # Full's mean is 0.5 in both cells, so the shares are 1 and 1 in one of them, 0 and -0.2 in the other.
+    assert (ours.cells, ours.share_of_full, ours.least_share_of_full) == (2, pytest.approx(0.45), pytest.approx(-0.1))
+    against = ours.against("uniform")
+    assert against is not None
+    assert (against.seeds, against.difference) == ([0, 1], pytest.approx((-0.5 - 0.6) / 2))
+
+
+@pytest.mark.parametrize("full", [[None, None], [0.0, -0.1]])
+def test_a_cell_without_a_reference_is_left_out_for_every_arm_and_ends_no_pair(full: list[float | None]) -> None:
+    runs = runs_of("a", {arm: [0.5, 0.6] for arm in ARMS}) + runs_of("b", {"uniform": [0.1, 0.2], "layerlens": [0.9, 0.9]})
+    runs += runs_of("c", {"full": [0.5, 0.5], "uniform": [0.4, 0.4], "layerlens": [0.5, 0.5]})
+    runs += [run("full", seed, score, task="b") for seed, score in enumerate(full)]
+    found = {arm.arm: arm for arm in overall([cell_of(task, runs) for task in "abc"], runs, ARMS)}
+    assert [found[arm].cells for arm in ARMS] == [2, 2, 2]
+    against = found["layerlens"].against("uniform")
+    assert against is not None
+    assert (against.seeds, against.difference) == ([0, 1], pytest.approx((0.0 + (0.5 - 0.4) / 0.5) / 2))
 
 
 def test_one_cell_has_nothing_over_all() -> None:

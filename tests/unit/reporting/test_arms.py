@@ -19,6 +19,8 @@ from tests.unit.reporting import artifacts
         ("query+value", ArmKind.OTHER),
         ("head", ArmKind.OTHER),
         ("nonuniform", ArmKind.OTHER),
+        ("uniform LoRA", ArmKind.UNIFORM),
+        ("uniform-rslora", ArmKind.OTHER),
     ],
 )
 def test_an_arm_s_kind_is_told_from_its_name(name: str, kind: ArmKind) -> None:

@@ -167,3 +167,59 @@ def test_a_dead_profile_ends_the_whole_cell(tmp_path: Path) -> None:
     assert cell.is_everything_over
     assert (cell.base_rate_jobs(), cell.race_jobs(), cell.rate_jobs()) == ([], [], [])
     assert {why for _, _, _, why in cell.run_jobs()} == {"no plan: no such file"}
+
+
+def test_a_search_is_told_what_its_trials_share_with_the_race_and_no_other_job_is(tmp_path: Path) -> None:
+    arms = ["full", "uniform", "search", "search-10x", "layerlens"]
+    race = {"share": 1.0, "min_steps": 30, "held_out_samples": 128}
+    rates = {"full": [1e-4], "adapter": [1e-3]}
+    cell = cell_of(tmp_path / "own", arms=arms, race=race, learning_rates=rates)
+    shared = {"min_steps": 30, "held_out_samples": 128}
+    found = {job.arm: job.race for _, _, job, _ in cell.run_jobs() if job is not None}
+    assert found == dict.fromkeys(arms) | {"search": shared, "search-10x": shared}
+    raced = cell.race_job("layerlens", None, 1e-3).config
+    assert {name: raced[name] for name in shared} == shared
+    # Where a race is as races are by default there is nothing to tell, and the record is what it was.
+    usual = cell_of(tmp_path / "usual", arms=arms, race={"min_steps": 20}, learning_rates=rates)
+    assert {job.race for _, _, job, _ in usual.run_jobs() if job is not None} == {None}
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bool]]:
+    """The plans that are asked for, and whether nothing is to be written; the planner cannot plan for a time budget."""
+    asked: list[tuple[Path, bool]] = []
+
+    def plan(profile: Path, out: Path, config: object, *, command: str, dry_run: bool = False) -> None:
+        asked.append((out, dry_run))
+        if "layerlens-time" in out.name:
+            raise RuntimeError("the solver\nfell over")
+        if not dry_run:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text("{}", encoding="utf-8")
+
+    monkeypatch.setattr(bench_cell, "plan", plan)
+    monkeypatch.setattr(bench_cell, "load_plan", lambda path: None)
+    monkeypatch.setattr(
+        bench_cell, "load_profile", lambda folder: (SimpleNamespace(model=SimpleNamespace(num_parameters=1000)), {}, None)
+    )
+    return asked
+
+
+def test_a_planner_that_falls_over_is_the_end_of_its_own_variant_alone(tmp_path: Path, planned: list[tuple[Path, bool]]) -> None:
+    budget = {"max_trainable_params": 1000, "max_time_ratio": 0.5}
+    cell = cell_of(tmp_path, arms=["layerlens", "layerlens-time", "no-debias"], budget=budget)
+    cell.make_plans()
+    assert [path for path, _ in planned] == [cell.plan_path(name) for name in ("layerlens", "layerlens-time", "no-debias")]
+    assert cell.failures == {"plan:tiny@docs/plans/layerlens-time.json": "no plan: RuntimeError: the solver fell over"}
+    assert not cell.is_everything_over
+    assert cell.plan_seconds("layerlens-time") is None
+
+
+def test_a_plan_that_lies_there_without_its_seconds_is_timed_and_stays(tmp_path: Path, planned: list[tuple[Path, bool]]) -> None:
+    cell = cell_of(tmp_path, arms=["layerlens", "no-debias"])
+    # LayerLens's plan was left by a call that was killed before it wrote the seconds; the variant's was never made.
+    cell.make_plans()
+    assert planned == [(cell.plan_path("layerlens"), True), (cell.plan_path("no-debias"), False)]
+    assert all((cell.plan_seconds(name) or 0.0) > 0.0 for name in ("layerlens", "no-debias"))
+    cell.make_plans()
+    assert len(planned) == 2, "what is there with its seconds is kept"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from layerlens.adapting.samples import Samples, choose
 from layerlens.adapting.tune import run_spec, tune
 from layerlens.artifacts.evaluation import Arm
 from layerlens.artifacts.plan import Plan
-from layerlens.config import TuneConfig
+from layerlens.config import RaceConfig, TuneConfig
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import Partition
 from layerlens.errors import LayerLensError
@@ -73,6 +73,7 @@ class ArmJob:
     rank: int
     search_steps: int | None
     progress: Progress
+    race: RaceConfig = field(default_factory=RaceConfig)
 
     @property
     def training(self) -> Samples:

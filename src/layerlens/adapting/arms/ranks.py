@@ -112,10 +112,14 @@ def shuffled_plan(plan: Plan, *, seed: int) -> Plan:
 def optimum_plan(plan: Plan, candidates: Mapping[str, Plan]) -> Plan:
     """The optimum under the default value model, as planned, whatever a race has made of it.
 
+    Where no layer shows a gain beyond noise the optimum adapts nothing, and the planner returns uniform in its place.
+
     Raises:
         ConfigError: it is not among the candidates.
     """
     found = candidates.get(OPTIMUM, plan if plan.chosen.name == OPTIMUM else None)
+    if found is None and plan.solver.value <= 0.0:
+        found = candidates.get(UNIFORM)
     if found is None:
         raise ConfigError(f"the plan has no candidate {OPTIMUM}, which the arm no-race trains; plan again")
     return found

@@ -22,14 +22,16 @@ from layerlens.adapting.arms.ranks import (
     uniform_plan,
     with_ranks,
 )
+from layerlens.adapting.arms.refused import why_refused
 from layerlens.adapting.arms.rslora import run_uniform_rslora
 from layerlens.adapting.arms.search import run_search
 from layerlens.artifacts.evaluation import Arm
 from layerlens.artifacts.plan import Plan
-from layerlens.config import TuneConfig
+from layerlens.config import RaceConfig, TuneConfig
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import Partition
 from layerlens.errors import ConfigError
+from layerlens.models.compressed_checkpoint import CompressedCheckpoint
 from layerlens.models.load import TaskModel
 from layerlens.progress import SILENT, Progress
 
@@ -70,6 +72,7 @@ def run_arm(
     out: Path,
     rank: int = CUSTOMARY_RANK,
     search_steps: int | None = None,
+    race: RaceConfig | None = None,
     progress: Progress = SILENT,
 ) -> Arm:
     """Run one arm; the base model is the same to the bit afterwards, but for its fitted head.
@@ -86,6 +89,8 @@ def run_arm(
         out: Folder of this arm.
         rank: Of the query + value arm.
         search_steps: What the race cost in training steps; read off the plan if not given.
+        race: The race that a search is compared with; its trials are at least as long as a finalist's run there, and are scored
+            on as many samples. As races are by default if not given.
         progress: Who watches.
 
     Returns:
@@ -98,5 +103,9 @@ def run_arm(
     if name not in list(ArmName):
         raise ConfigError(f"unknown arm {name}; known are {', '.join(ArmName)}")
     arm = ArmName(name)
-    job = ArmJob(arm.value, plan, candidates, task_model, data, part, evaluation, config, out, rank, search_steps, progress)
+    reason = why_refused(name, plan, is_compressed=isinstance(task_model.checkpoint, CompressedCheckpoint))
+    if reason is not None:
+        raise ConfigError(f"{name}: {reason}")
+    parts = (plan, candidates, task_model, data, part, evaluation, config)
+    job = ArmJob(arm.value, *parts, out, rank, search_steps, progress, race or RaceConfig())
     return job.run_plan(_PLANS[arm](job)) if arm in _PLANS else _METHODS[arm](job)

@@ -45,9 +45,18 @@ def run_search(job: ArmJob) -> Arm:
     """Search, then train what was found. The measurements are kept in `search.json`, and none is made twice.
 
     Raises:
-        ConfigError: Optuna is not installed.
+        ConfigError: Optuna is not installed, or no proposal can hold the parameters.
         DataError: too few samples.
         NotFiniteError: every trial diverged.
+    """
+    best, details = _search(job)
+    return job.run_plan(best, Hooks(outcome=lambda: {"details": details}))
+
+
+def _search(job: ArmJob) -> tuple[Plan, dict[str, Any]]:
+    """The best option that was measured, and what the arm tells of the search.
+
+    What the trials kept in memory is let go when this returns, so that the final training's peak is its own.
     """
     if find_spec("optuna") is None:
         raise ConfigError(f'the arm {job.name} needs optuna; install it with: pip install "layerlens-plan[search]"')
@@ -72,6 +81,10 @@ def run_search(job: ArmJob) -> Arm:
                 progress=job.progress,
             )
             losses, steps = _measure(job, runner)
+    if not runner.used:
+        raise ConfigError(
+            f"{job.name}: no proposed layers can hold the plan's {job.plan.params:,} parameters; plan with another budget"
+        )
     if not losses:
         raise NotFiniteError(
             f"{job.name}: every trial diverged with learning rate {config.learning_rate:g}; use a lower --learning-rate"
@@ -85,7 +98,7 @@ def run_search(job: ArmJob) -> Arm:
         "steps_spent": runner.steps,
         "steps_allowed": budget_steps(job),
     }
-    return job.run_plan(runner.candidates[best], Hooks(outcome=lambda: {"details": details}))
+    return runner.candidates[best], details
 
 
 def option(plan: Plan, role_set: str, cut: int, rank: int) -> tuple[str, Plan] | None:
@@ -111,6 +124,8 @@ def option(plan: Plan, role_set: str, cut: int, rank: int) -> tuple[str, Plan] |
     costs = [entry.in_features + entry.out_features for entry in members]
     num = max(1, min(len(members), plan.params * len(members) // (rank * sum(costs))))
     chosen = [members[number] for number in sorted(spread_order(len(members))[:num])]
+    if plan.params < min(entry.in_features + entry.out_features for entry in chosen):
+        return None
     made = with_ranks(plan, even_ranks(plan, chosen))
     if plan.params - made.params >= max(costs):
         return None
@@ -184,4 +199,6 @@ def _study(seed: int, *, num_startup: int) -> Iterator[Any]:
 
 
 def _race_config(job: ArmJob) -> RaceConfig:
-    return RaceConfig(**{name: getattr(job.config, name) for name in TrainingConfig.model_fields})
+    """Trials train as the arm does, and are as long and as well measured as the race that they are compared with."""
+    trained = {name: getattr(job.config, name) for name in TrainingConfig.model_fields}
+    return RaceConfig(**trained, min_steps=job.race.min_steps, held_out_samples=job.race.held_out_samples)

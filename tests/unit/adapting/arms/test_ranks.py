@@ -141,8 +141,16 @@ def test_the_optimum_is_found_among_the_candidates_or_is_the_plan(tmp_path: Path
     assert optimum_plan(plan, {OPTIMUM: other}) is other
     chosen = plan.model_copy(update={"chosen": plan.chosen.model_copy(update={"name": OPTIMUM})})
     assert optimum_plan(chosen, {}) is chosen
+    gained = plan.model_copy(update={"solver": plan.solver.model_copy(update={"value": 0.5})})
     with pytest.raises(ConfigError, match="no candidate optimum-whitened"):
-        optimum_plan(plan, {"uniform": other})
+        optimum_plan(gained, {"uniform": other})
+
+
+def test_where_nothing_gains_what_was_planned_is_uniform(tmp_path: Path) -> None:
+    raced = made("bert", tmp_path)
+    assert (raced.solver.value, raced.chosen.name) == (0.0, "made")
+    uniform = with_ranks(raced, {raced.layers[0].layer: 2})
+    assert optimum_plan(raced, {"mlp": raced, "uniform": uniform}) is uniform
 
 
 def test_peft_customary_layers_are_query_and_value_or_the_fused_one(tmp_path: Path) -> None:

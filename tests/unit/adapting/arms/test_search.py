@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from layerlens.adapting.arms import search
+from layerlens.adapting.arms.job import ArmJob
+from layerlens.adapting.arms.ranks import with_ranks
 from layerlens.adapting.arms.search import STATE_FILE, budget_steps, option, trial_steps
 from layerlens.adapting.runner import Runner
 from layerlens.artifacts.plan import Plan, Race
+from layerlens.config import RaceConfig
 from layerlens.data.partition import Partition
 from layerlens.errors import ConfigError, DataError, NotFiniteError
 from layerlens.words import ROLE_SETS, Role
@@ -173,6 +178,68 @@ def test_layers_that_cannot_hold_the_parameters_are_no_option(setting: Setting) 
         }
     )
     assert option(bigger, "query+value", 1, 1) is None
+
+
+def test_a_budget_below_one_rank_of_the_layers_is_no_option(setting: Setting) -> None:
+    # Tiny BERT's attention layers take 64 parameters a rank, its MLP's more.
+    poor = with_ranks(setting.plan, {setting.plan.layers[0].layer: 1})
+    assert poor.params == 64
+    assert option(poor, "mlp", 0, 1) is None
+    assert option(poor, "attention", 0, 1) is not None
+    assert option(with_ranks(setting.plan, {}), "attention", 0, 1) is None
+
+
+def test_a_search_goes_on_past_layers_that_are_too_large_and_says_where_all_are(
+    setting: Setting, trained: list[tuple[dict[str, int], int]]
+) -> None:
+    poor = with_ranks(setting.plan, {setting.plan.layers[0].layer: 1})
+    arm = setting.run("search", "poor", config=CONFIG, plan=poor, search_steps=8)
+    assert arm.trainable_params == 64
+    with pytest.raises(ConfigError, match="no proposed layers can hold the plan's 0 parameters"):
+        setting.run("search", "none left", config=CONFIG, plan=with_ranks(setting.plan, {}), search_steps=8)
+
+
+def test_trials_are_as_long_and_as_well_measured_as_the_race_that_they_are_compared_with(
+    tmp_path: Path, trained: list[tuple[dict[str, int], int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting, config = made(tmp_path, num=160), QUICK.model_copy(update={"max_steps": 12})
+    scored: list[int] = []
+    begun = Runner.__init__
+
+    def seen(self: Runner, *args: object, **options: object) -> None:
+        begun(self, *args, **options)  # type: ignore[arg-type]
+        scored.append(len(self.held_out))
+
+    monkeypatch.setattr(Runner, "__init__", seen)
+    race = RaceConfig(min_steps=3, held_out_samples=8)
+    assert setting.run("search", "as raced", config=config, search_steps=24, race=race).details["steps_per_trial"] == 3
+    assert {steps for _, steps in trained} == {3}
+    assert scored == [8]
+    assert 8 < len(setting.part.race) < RaceConfig().held_out_samples
+    # A race by default has a final of 20 steps, more than a run of this arm takes.
+    assert setting.run("search", "by default", config=config, search_steps=24).details["steps_per_trial"] == 12
+    assert scored[1:] == [len(setting.part.race)]
+
+
+def test_nothing_that_trials_kept_in_memory_is_there_in_the_final_training(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelves: list[weakref.ref[object]] = []
+    left: list[object] = []
+    begun, final = Runner.__init__, ArmJob.run_plan
+
+    def seen(self: Runner, *args: object, **options: object) -> None:
+        begun(self, *args, **options)  # type: ignore[arg-type]
+        shelves.append(weakref.ref(self.shelf))
+
+    def looked(self: ArmJob, *args: object) -> object:
+        left.extend(shelf() for shelf in shelves)
+        return final(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Runner, "__init__", seen)
+    monkeypatch.setattr(ArmJob, "run_plan", looked)
+    setting.run("search", "lets go", config=CONFIG, search_steps=8)
+    assert left == [None]
 
 
 def test_what_stops_a_search_is_told(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,71 @@
+"""The file of a stopped race: gone on with, refused where another race finds it, and never written over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from layerlens.adapting.race_state import RaceState, Run, open_state, save_state
+from layerlens.errors import ConfigError
+
+RACE = {"config": {"learning_rate": 0.01}, "candidates": {"uniform": "a1"}}
+OTHER = {"config": {"learning_rate": 0.02}, "candidates": {"uniform": "a1"}}
+RUN = Run(candidate="uniform", steps=3, seed=0, losses=[1.0, 2.0])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A race with one finished run was stopped here."""
+    found = tmp_path / "plan.race.json"
+    save_state(found, RaceState(fingerprint="one", race=RACE, runs=[RUN]))
+    return found
+
+
+@pytest.mark.parametrize("may_start_anew", [False, True])
+def test_the_same_race_goes_on(path: Path, may_start_anew: bool) -> None:
+    state, note = open_state(path, "one", RACE, may_start_anew=may_start_anew)
+    assert (state.runs, note) == ([RUN], None)
+
+
+def test_another_race_is_refused_with_what_differs_and_a_way_out(path: Path) -> None:
+    written = path.read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"plan.race.json holds 1 runs .* \(config.learning_rate was 0.01, now 0.02\); .*remove"
+    ):
+        open_state(path, "two", OTHER, may_start_anew=False)
+    assert path.read_bytes() == written
+
+
+def test_where_it_may_start_anew_the_runs_are_put_aside(path: Path) -> None:
+    written = path.read_bytes()
+    state, note = open_state(path, "two", OTHER, may_start_anew=True)
+    assert (state.runs, state.fingerprint, state.race) == ([], "two", OTHER)
+    assert note is not None
+    assert "learning_rate was 0.01, now 0.02" in note
+    save_state(path, state)
+    assert (path.parent / "plan.race.json.old").read_bytes() == written
+
+
+def test_a_file_of_an_older_version_is_gone_on_with_or_put_aside(path: Path) -> None:
+    content = json.loads(path.read_text())
+    del content["race"]
+    path.write_text(json.dumps(content))
+    assert open_state(path, "one", RACE, may_start_anew=False)[0].runs == [RUN]
+    state, note = open_state(path, "two", OTHER, may_start_anew=False)
+    assert state.runs == []
+    assert note is not None
+    assert "too old to say what differs" in note
+    assert json.loads((path.parent / "plan.race.json.old").read_text()) == content
+
+
+def test_a_damaged_file_is_put_aside_and_one_without_runs_is_no_loss(path: Path) -> None:
+    path.write_text("{ half a")
+    state, note = open_state(path, "one", RACE, may_start_anew=False)
+    assert state.runs == []
+    assert note is not None
+    assert "is damaged" in note
+    assert (path.parent / "plan.race.json.old").read_text() == "{ half a"
+    save_state(path, RaceState(fingerprint="one", race=RACE, start=[1.0]))
+    assert open_state(path, "two", OTHER, may_start_anew=False) == (RaceState(fingerprint="two", race=OTHER), None)
