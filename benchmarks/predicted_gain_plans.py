@@ -20,6 +20,11 @@ SWEPT_PLANS = ("uniform", "optimum-whitened")
 Ranks = Mapping[str, int]
 
 
+def rates_of(subject: Subject) -> tuple[float, ...]:
+    """The grid of whole plans."""
+    return subject.plan_rates or subject.rates
+
+
 def plan_job(subject: Subject, name: str, ranks: Ranks, *, part: str, rate: float, seed: int) -> Job:
     """One plan with the head, to the end."""
     return Job(
@@ -54,11 +59,12 @@ def planned_plan_jobs(subject: Subject, measured: Measured, seeds: Sequence[int]
     """Every run of this part at the first rate of the grid: for the estimate."""
     jobs: list[Job] = []
     plans = field_of_plans(measured)
-    for rate in subject.rates if len(subject.rates) > 1 else ():
+    rates = rates_of(subject)
+    for rate in rates if len(rates) > 1 else ():
         jobs += [_sweep_job(subject, name, plans, rate, seeds[0]) for name in SWEPT_PLANS if name in plans]
     for name, ranks in plans.items():
         for seed in seeds:
-            final = plan_job(subject, name, ranks, part="test", rate=subject.rates[0], seed=seed)
+            final = plan_job(subject, name, ranks, part="test", rate=rates[0], seed=seed)
             jobs += [final]
             jobs += short_jobs(final, subject).values() if seed in seeds[: subject.race_seeds] else []
             jobs += probe_jobs(final, subject).values() if seed == seeds[0] else []
@@ -186,12 +192,10 @@ def crossed(signals: np.ndarray, finals: np.ndarray) -> float | None:
 
 def _chosen_rate(runs: Runs, plans: Mapping[str, Ranks], seed: int) -> tuple[float, dict[str, float]]:
     """The rate of the lowest mean validation loss of two plans, and the sweep."""
-    subject = runs.subject
-    if len(subject.rates) == 1:
-        return subject.rates[0], {}
-    jobs = {
-        rate: [_sweep_job(subject, name, plans, rate, seed) for name in SWEPT_PLANS if name in plans] for rate in subject.rates
-    }
+    subject, rates = runs.subject, rates_of(runs.subject)
+    if len(rates) == 1:
+        return rates[0], {}
+    jobs = {rate: [_sweep_job(subject, name, plans, rate, seed) for name in SWEPT_PLANS if name in plans] for rate in rates}
     store = runs.do([job for own in jobs.values() for job in own], f"{subject.name}: rates of plans")
     sweep = {rate: float(np.mean([store[job].mean for job in own])) for rate, own in jobs.items()}
     return min(sweep, key=lambda rate: sweep[rate]), {f"{rate:g}": loss for rate, loss in sweep.items()}

@@ -21,10 +21,10 @@ from layerlens.workflow.profile import profile as make_profile
 class Subject:
     """One model on one data set; every number that a result depends on.
 
-    `model` is none for MiniLM, which comes in a package. `rank` and `layer_steps` are of one layer alone, `probe_steps` of short
-    runs of it; `plan_steps` of a whole plan, `horizons` (steps, samples per step) of short runs of it, from the first
-    `race_seeds` seeds. The budget of the plans is that of rank `budget_rank` in every layer. `variants` are profiles beside the
-    default one.
+    `model` is none for MiniLM, which comes in a package. `rates` are of LoRA, on whole plans too where there are no `plan_rates`.
+    `rank` and `layer_steps` are of one layer alone, `probe_steps` of short runs of it; `plan_steps` of a whole plan, `horizons`
+    (steps, samples per step) of short runs of it, from the first `race_seeds` seeds. The budget of the plans is that of rank
+    `budget_rank` in every layer. `variants` are profiles beside the default one.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Subject:
     held_out: int = 512
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     full_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    plan_rates: tuple[float, ...] = ()
     budget_rank: int = 1
     max_plans: int = 24
     probe_steps: tuple[int, ...] = (5, 10, 20)
@@ -58,6 +59,7 @@ class Subject:
             plan_steps=min(self.plan_steps, 40),
             held_out=128,
             rates=self.rates[1:2],
+            plan_rates=self.plan_rates[1:2],
             full_rates=self.full_rates[1:2],
             probe_steps=self.probe_steps[:1],
             horizons=((10, self.training.batch_size), (20, self.training.batch_size)),
@@ -91,6 +93,7 @@ STDLIB = Subject(
     training=TrainingConfig(max_length=64, batch_size=8, threads=1),
     held_out=256,
     full_rates=(3e-4, 1e-3, 3e-3),
+    plan_rates=(1e-2, 3e-2, 6e-2),
     horizons=((20, 8), (40, 8)),
     variants=VARIANTS,
 )
