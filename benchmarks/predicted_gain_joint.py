@@ -3,6 +3,7 @@
 Gains do not add, because every layer can repair much of the same error. With v_l the gain of layer l at its rank, in nats:
 
 additive            Σ v_l
+shared              Σ s_l v_l, with a share s below 1 for what makes queries, keys and values, 1 for the rest
 powers              Σ v_l^p: with p < 1 breadth counts for more than height, with p > 1 many small gains count for little
 saturating          T · (1 − Π (1 − v_l / T)): each layer takes its share of what is left of the T nats that can be had
 by group            Σ_groups (Σ_{l in group} v_l)^p: what saturates is a role, a block, or a sublayer of a block
@@ -21,6 +22,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from layerlens.budget.values import joint_share
+from layerlens.words import Role
+
 
 @dataclass(frozen=True)
 class Part:
@@ -33,8 +37,13 @@ class Part:
 
 
 def additive(parts: Sequence[Part]) -> float:
-    """Sum of the gains: what the planner's knapsack maximises."""
+    """Sum of the gains."""
     return float(sum(part.gain for part in parts))
+
+
+def shared(parts: Sequence[Part], share: float) -> float:
+    """Sum of the gains, those of the layers that make queries, keys and values times a share: what the planner maximises."""
+    return float(sum(part.gain * (share if joint_share(Role(part.role)) < 1.0 else 1.0) for part in parts))
 
 
 def powers(parts: Sequence[Part], power: float) -> float:

@@ -110,8 +110,8 @@ def _plans_section(name: str, part: dict[str, Any]) -> Section:
         is_shown = row["scores"] is not None and row["spearman"] is not None and row["kind"] != "control"
         if is_shown and (row["kind"] not in chosen or row["spearman"] > chosen[row["kind"]]["spearman"]):
             chosen[row["kind"]] = row
-    additive = next(row for row in part["predictors"] if row["name"] == "additive")
-    pictured = [additive, *(row for row in chosen.values() if row is not additive)][:MOST_PICTURES]
+    default = next(row for row in part["predictors"] if row["name"].endswith("(the default)"))
+    pictured = [default, *(row for row in chosen.values() if row is not default)][:MOST_PICTURES]
     charts = [_plan_chart(f"{_safe(name)}-plans-{number}", part, row) for number, row in enumerate(pictured)]
     panels = [
         element("div", element("h3", f"{row['kind']}: {row['name']}, {shown(row['spearman'])}"), chart_box(chart))

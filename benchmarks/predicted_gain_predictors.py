@@ -23,6 +23,7 @@ from predicted_gain_joint import (
     powers,
     redundant,
     saturating,
+    shared,
     sublayer,
 )
 from predicted_gain_scores import gain_at
@@ -32,10 +33,12 @@ from predicted_gain_subjects import Measured
 
 from layerlens.adapting.arms.ranks import with_ranks
 from layerlens.adapting.prior import prior_key, simplicity_key
+from layerlens.budget.values import ATTENTION_INPUT_SHARE
 from layerlens.validation.association import spearman
 
 #: Nats that can be had in all, as multiples of the largest gain of one layer alone.
 TOTALS = (1.2, 1.5, 2.0, 3.0, 6.0)
+SHARES = (0.0, 0.25)
 POWERS = (0.25, 0.5, 1.5, 2.0)
 DISCOUNTS = (0.95, 0.9, 0.8)
 NUM_ANCHORS = (4, 6, 8)
@@ -133,6 +136,8 @@ def _models(largest: float) -> dict[str, Callable[[Sequence[Part]], float]]:
     """The models of `predicted_gain_joint.py` by name."""
     return {
         "additive": additive,
+        f"additive, attention's inputs × {ATTENTION_INPUT_SHARE:g} (the default)": partial(shared, share=ATTENTION_INPUT_SHARE),
+        **{f"additive, attention's inputs × {share:g}": partial(shared, share=share) for share in SHARES},
         "additive over MLP layers": of_mlp,
         **{f"power {power:g}": partial(powers, power=power) for power in POWERS},
         **{f"saturating at {total:g} × the best layer": partial(saturating, total=total * largest) for total in TOTALS},

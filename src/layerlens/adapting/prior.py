@@ -55,16 +55,16 @@ def is_structured(plan: Plan) -> bool:
 
 
 def field_order(candidates: Mapping[str, Plan]) -> list[str]:
-    """Order the candidates by who races first when not all can: uniform, then one of each kind in turn.
+    """Order the candidates by who races first when not all can: uniform, the optimum, then one of each kind in turn.
 
-    Kinds: broad plans, plans with adapters or prefixes, plans on all MLPs, optima, other structured plans; within a kind by
-    the prior, but of the plans with adapters or prefixes those of a single method come first, and of the optima that of the
-    default value model, which foretells best (docs/results.md).
+    The optimum is that of the default value model, which foretells best and trains among the best three of 29 plans on two models
+    (docs/results.md). Kinds: broad plans, plans with adapters or prefixes, plans on all MLPs, other optima, other structured
+    plans; within a kind by the prior, but of the plans with adapters or prefixes those of a single method come first.
     """
     kinds: list[list[str]] = [[], [], [], [], []]
     for name in sorted(candidates, key=lambda name: prior_key(name, candidates[name])):
         plan = candidates[name]
-        if name == UNIFORM:
+        if name in (UNIFORM, OPTIMUM):
             continue
         if not is_structured(plan):
             kinds[3].append(name)
@@ -72,10 +72,9 @@ def field_order(candidates: Mapping[str, Plan]) -> list[str]:
             kinds[1].append(name)
         else:
             kinds[{EVERYWHERE: 0, ALL_MLP: 2, PARTIAL: 4}[tier(plan)]].append(name)
-    kinds[3].sort(key=lambda name: name != OPTIMUM)
     kinds[1].sort(key=lambda name: len({entry.method for entry in candidates[name].adapted}))
-    turns = [name for turn in zip_longest(*kinds) for name in turn if name is not None]
-    return [UNIFORM, *turns] if UNIFORM in candidates else turns
+    first = [name for name in (UNIFORM, OPTIMUM) if name in candidates]
+    return first + [name for turn in zip_longest(*kinds) for name in turn if name is not None]
 
 
 def believed_best(candidates: Mapping[str, Plan]) -> str:

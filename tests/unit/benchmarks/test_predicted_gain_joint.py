@@ -20,6 +20,7 @@ from predicted_gain_joint import (
     powers,
     redundant,
     saturating,
+    shared,
     sublayer,
 )
 
@@ -41,6 +42,13 @@ def test_one_layer_alone_is_worth_its_gain_and_many_never_more_than_the_total() 
     assert all(earlier < later for earlier, later in pairwise(values))
     assert values[-1] < 1.5
     assert saturating(PARTS, 0.5) == 0.5
+
+
+def test_what_attention_reads_counts_its_share_and_its_output_counts_whole() -> None:
+    parts = [*PARTS, Part("o", "attention.output", 0, 0.3), Part("qkv", "attention.qkv", 1, 0.1)]
+    assert shared(parts, 1.0) == pytest.approx(additive(parts))
+    assert shared(parts, 0.5) == pytest.approx(additive(parts) - 0.5 * (0.4 + 0.7 + 0.1))
+    assert shared(parts, 0.0) == pytest.approx(0.9 + 0.2 + 0.3)
 
 
 def test_no_layer_is_worth_nothing() -> None:

@@ -10,9 +10,9 @@ from examples.synthetic_profile import SyntheticProfile
 from layerlens.artifacts.profile import ProxySettings
 from layerlens.budget.costs import cost_model, in_units
 from layerlens.budget.sites import plan_sites
-from layerlens.budget.values import STAND_IN_SHARE, ValueModel, site_values, value_models
+from layerlens.budget.values import STAND_IN_SHARE, ValueModel, joint_share, site_values, value_models
 from layerlens.config import OptimizationConfig
-from layerlens.words import BudgetName, Method
+from layerlens.words import BudgetName, Method, Role
 from tests.unit.budget.small_models import small
 
 BUDGET = {"max_trainable_params": 2000}
@@ -24,10 +24,23 @@ def values_of(made: SyntheticProfile, model: ValueModel, **options: object) -> l
     return site_values(model, plan_sites(made.profile, config), made.profile, made.arrays, config, costs)
 
 
-def test_whitened_values_are_the_measured_gains_behind_none() -> None:
+def test_whitened_values_are_the_measured_gains_behind_none_and_half_of_them_where_attention_reads() -> None:
     made = small()
+    halved = set()
     for layer, values in zip(made.profile.layers, values_of(made, ValueModel.WHITENED), strict=True):
-        assert values.tolist() == [0.0, *made.arrays[f"gain/{layer.layer}"].tolist()]
+        makes_scores_or_values = layer.role.value in ("attention.query", "attention.key", "attention.value", "attention.qkv")
+        share = 0.5 if makes_scores_or_values else 1.0
+        assert values.tolist() == [0.0, *(share * made.arrays[f"gain/{layer.layer}"]).tolist()]
+        halved.add(share)
+    assert halved == {0.5, 1.0}
+
+
+def test_every_role_of_attention_but_its_output_counts_half() -> None:
+    shares = {role: joint_share(role) for role in Role}
+    assert {role for role, share in shares.items() if share != 1.0} == {
+        role for role in Role if role.is_attention and role is not Role.ATTENTION_OUTPUT
+    }
+    assert set(shares.values()) == {0.5, 1.0}
 
 
 def test_utility_values_end_at_the_utility_with_diminishing_returns() -> None:
