@@ -75,3 +75,8 @@ def with_time_ratios(arms: Sequence[Arm], predicted: Mapping[str, float]) -> lis
         )
         for arm in arms
     ]
+
+
+def is_lower_better(metric: str) -> bool:
+    """Whether a smaller value of a metric is the better one."""
+    return metric == "perplexity" or "loss" in metric or "error" in metric

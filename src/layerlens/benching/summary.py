@@ -6,16 +6,12 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
 from layerlens.artifacts.bench import ArmSummary, BenchRun, Cell, OverallArm, Paired
+from layerlens.artifacts.evaluation import is_lower_better
 from layerlens.benching.paired_seeds import compare_paired, mean_interval
 
 FULL, UNIFORM, LAYERLENS, RANDOM, SHUFFLED = "full", "uniform", "layerlens", "random", "shuffled"
 #: What every arm is held against.
 REFERENCES = (UNIFORM, FULL)
-
-
-def is_lower_better(metric: str) -> bool:
-    """Whether a smaller value of a metric is the better one."""
-    return metric == "perplexity" or "loss" in metric or "error" in metric
 
 
 def summarise_arms(runs: Sequence[BenchRun], arms: Sequence[str], metric: str) -> list[ArmSummary]:

@@ -74,11 +74,6 @@ def find_arm(groups: list[ArmGroup], kind: ArmKind) -> ArmGroup | None:
     return next((group for group in groups if group.kind is kind), None)
 
 
-def is_lower_better(metric: str) -> bool:
-    """Whether a metric is a loss: the smaller, the better."""
-    return metric == "perplexity" or "loss" in metric
-
-
 def metric_names(evaluation: Evaluation) -> list[str]:
     """The primary metric, then every other one in the order of first appearance."""
     names = dict.fromkeys(name for arm in evaluation.arms for name in arm.metrics)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean, stdev
 
-from layerlens.reporting.arms import ArmGroup, is_lower_better
+from layerlens.artifacts.evaluation import is_lower_better
+from layerlens.reporting.arms import ArmGroup
 
 
 class Outcome(StrEnum):

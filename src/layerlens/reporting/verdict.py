@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from layerlens.artifacts.evaluation import Evaluation
+from layerlens.artifacts.evaluation import Evaluation, is_lower_better
 from layerlens.artifacts.plan import UNIFORM, Plan
 from layerlens.artifacts.validation import Validation, Verdict
-from layerlens.reporting.arms import ArmGroup, ArmKind, find_arm, group_arms, is_lower_better
+from layerlens.reporting.arms import ArmGroup, ArmKind, find_arm, group_arms
 from layerlens.reporting.compare import Comparison, Outcome, compare
 from layerlens.reporting.quantities import NO_BREAK, count, difference, percent, scaled, score
 from layerlens.reporting.run_folder import RunFolder

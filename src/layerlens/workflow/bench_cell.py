@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from layerlens.artifacts.bench import RateChoice, RateTrial
+from layerlens.artifacts.evaluation import is_lower_better
 from layerlens.artifacts.plan import load_candidates, load_plan
 from layerlens.artifacts.profile import load_profile
 from layerlens.artifacts.store import sha256_of_file, write_json
 from layerlens.benching.cells import CellPlace, data_options, race_config, training_config
 from layerlens.benching.job import Done, Job, JobKind, done_record, reason_of
-from layerlens.benching.summary import is_lower_better
 from layerlens.config.bench import BenchSuite, RateKind
 from layerlens.errors import LayerLensError
 from layerlens.workflow.bench_arms import (
@@ -224,7 +224,9 @@ class BenchCell:
             # A call that was killed may leave a plan without its seconds: that plan stays, as jobs know it by its hash.
             plan(folder, path, options, dry_run=is_there, command=f"layerlens bench {self.suite.name}")
             write_json(self._seconds_path(variant), {"seconds": time.perf_counter() - start})
+        # What is damaged or missing here is this variant's end, not the suite's.
         load_plan(path)
+        load_candidates(path)
 
     def _only(self, variant: str) -> list[str] | None:
         """The candidates that may race: what the suite names, as far as a variant has them, and no depth cut in its ablation."""

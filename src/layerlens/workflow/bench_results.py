@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from layerlens.artifacts.bench import Bench, BenchRun, Cell, PlanCost, PlanFacts
+from layerlens.artifacts.evaluation import is_lower_better
 from layerlens.artifacts.plan import Plan, load_plan
 from layerlens.artifacts.versions import installed_versions
 from layerlens.benching.findings import findings_of
 from layerlens.benching.job import Done, done_record
-from layerlens.benching.summary import FULL, is_lower_better, overall, summarise_arms
+from layerlens.benching.summary import FULL, overall, summarise_arms
 from layerlens.config.bench import BenchConfig, BenchSuite
 from layerlens.errors import ManifestError
 from layerlens.words import BudgetName

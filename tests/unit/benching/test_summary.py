@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from layerlens.artifacts.bench import BenchRun, Cell
-from layerlens.benching.summary import is_lower_better, overall, share_of, summarise_arms
+from layerlens.artifacts.evaluation import is_lower_better
+from layerlens.benching.summary import overall, share_of, summarise_arms
 from tests.unit.benching.suites import run
 
 ARMS = ["full", "uniform", "layerlens"]
@@ -52,6 +53,7 @@ def test_layerlens_is_held_against_every_arm_and_the_others_against_two() -> Non
 def test_losses_and_errors_are_better_low(metric: str) -> None:
     assert is_lower_better(metric)
     assert share_of(2.0, 1.0, metric) == pytest.approx(0.5)
+    assert not any(is_lower_better(name) for name in ("accuracy", "f1", "spearman", "matthews"))
 
 
 def test_a_share_needs_a_reference_above_zero_and_a_loss_above_zero() -> None:

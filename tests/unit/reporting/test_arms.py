@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from layerlens.reporting.arms import ArmKind, find_arm, group_arms, is_lower_better, kind_of, metric_names
+from layerlens.reporting.arms import ArmKind, find_arm, group_arms, kind_of, metric_names
 from tests.unit.reporting import artifacts
 
 
@@ -49,10 +49,3 @@ def test_one_seed_has_no_deviation() -> None:
 def test_the_primary_metric_comes_first() -> None:
     evaluation = artifacts.evaluation().model_copy(update={"primary_metric": "loss"})
     assert metric_names(evaluation) == ["loss", "accuracy"]
-
-
-def test_losses_and_perplexity_are_better_when_lower() -> None:
-    assert [name for name in ("accuracy", "loss", "perplexity", "f1", "spearman") if is_lower_better(name)] == [
-        "loss",
-        "perplexity",
-    ]

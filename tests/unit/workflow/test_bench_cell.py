@@ -12,6 +12,7 @@ from layerlens.artifacts.evaluation import Arm
 from layerlens.artifacts.store import write_json
 from layerlens.benching.cells import cells_of
 from layerlens.benching.job import DONE_FILE, Done, JobKind, record_folder
+from layerlens.errors import ManifestError
 from layerlens.workflow import bench_cell
 from layerlens.workflow.bench_cell import BenchCell
 from tests.unit.benching.suites import suite
@@ -199,6 +200,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bool]]:
 
     monkeypatch.setattr(bench_cell, "plan", plan)
     monkeypatch.setattr(bench_cell, "load_plan", lambda path: None)
+    monkeypatch.setattr(bench_cell, "load_candidates", lambda path: {})
     monkeypatch.setattr(
         bench_cell, "load_profile", lambda folder: (SimpleNamespace(model=SimpleNamespace(num_parameters=1000)), {}, None)
     )
@@ -213,6 +215,22 @@ def test_a_planner_that_falls_over_is_the_end_of_its_own_variant_alone(tmp_path:
     assert cell.failures == {"plan:tiny@docs/plans/layerlens-time.json": "no plan: RuntimeError: the solver fell over"}
     assert not cell.is_everything_over
     assert cell.plan_seconds("layerlens-time") is None
+
+
+def test_a_variant_whose_candidates_are_gone_ends_alone(
+    tmp_path: Path, planned: list[tuple[Path, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = cell_of(tmp_path, arms=["layerlens", "no-debias"])
+    gone = cell.plan_path("no-debias")
+
+    def load(path: Path) -> dict[str, object]:
+        if path == gone:
+            raise ManifestError("the candidates are missing; make them again")
+        return {}
+
+    monkeypatch.setattr(bench_cell, "load_candidates", load)
+    cell.make_plans()
+    assert cell.failures == {"plan:tiny@docs/plans/no-debias.json": "no plan: the candidates are missing; make them again"}
 
 
 def test_a_plan_that_lies_there_without_its_seconds_is_timed_and_stays(tmp_path: Path, planned: list[tuple[Path, bool]]) -> None:

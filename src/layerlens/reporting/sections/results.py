@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from layerlens.artifacts.evaluation import Evaluation
-from layerlens.reporting.arms import ArmGroup, ArmKind, group_arms, is_lower_better, metric_names
+from layerlens.artifacts.evaluation import Evaluation, is_lower_better
+from layerlens.reporting.arms import ArmGroup, ArmKind, group_arms, metric_names
 from layerlens.reporting.chart import Chart, plain, rounded
 from layerlens.reporting.markup import Markup, join
 from layerlens.reporting.quantities import NO_BREAK, count, duration, memory, score
