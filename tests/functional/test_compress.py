@@ -152,7 +152,7 @@ def one_line(done: Outcome, said: str) -> None:
         ((), "give exactly one of --size"),
         (("--size", "1MB", "--max-memory", "100MB"), "--max-memory 100 MiB is too little"),
         (("--size", "1MB", "--out", "model"), "is the model's own folder"),
-        (("--size", "1MB", "--out", "."), "is not empty"),
+        (("--size", "1MB", "--out", "."), "is the current folder or one above it"),
     ],
 )
 def test_a_bad_option_is_one_line_and_leaves_nothing(run: Run, place: Path, words: tuple[object, ...], said: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -39,15 +41,21 @@ def test_autocast_changes_the_arithmetic_of_the_forward_pass(wanted: Precision, 
         assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype is dtype
 
 
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    """One in bf16, whatever the process's tests before have set for all of it, and nothing left of it for those after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(cpu=True, mixed_precision="bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.mark.parametrize("has_own", [False, True])
-def test_what_accelerate_puts_on_a_model_is_taken_off(has_own: bool) -> None:
+def test_what_accelerate_puts_on_a_model_is_taken_off(accelerator: Accelerator, has_own: bool) -> None:
     model = torch.nn.Linear(2, 2)
     if has_own:
         model.forward = lambda rows: rows  # type: ignore[method-assign]
     before = dict(vars(model))
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     with own_forward(model):
         accelerator.prepare_model(model)
         assert vars(model).keys() > before.keys() | {"forward"}
     assert vars(model) == before
-    AcceleratorState._reset_state(reset_partial_state=True)
