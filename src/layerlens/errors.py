@@ -15,6 +15,7 @@ collected and told at once, joined by semicolons (`LayerLensError.of`).
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -56,3 +57,8 @@ class ManifestError(LayerLensError):
 
 class NotFiniteError(LayerLensError):
     """A loss, gradient or statistic became NaN or infinite."""
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a write failed for want of space: on the disk, in a quota, or for one file."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -70,6 +70,11 @@ ROLE_SETS: dict[str, frozenset[Role]] = {
 _CUTS = (1 / 6, 1 / 3, 1 / 2, 2 / 3)
 
 
+def fused_set(role: Role) -> int | None:
+    """Which of `FUSED_ROLES` a role is in; none for most."""
+    return next((number for number, roles in enumerate(FUSED_ROLES) if role in roles), None)
+
+
 def depth_cuts(num_blocks: int) -> list[int]:
     """Lowest blocks that a structured plan may adapt, the whole depth first."""
     return sorted({0, *(max(1, round(share * num_blocks)) for share in _CUTS if num_blocks > 1)})

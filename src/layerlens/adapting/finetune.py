@@ -22,9 +22,9 @@ from layerlens.adapting.memory import peak_memory
 from layerlens.adapting.precision import kept_generators, own_forward, training_device
 from layerlens.adapting.samples import Samples
 from layerlens.adapting.trainer import TaskTrainer, last_whole_checkpoint
-from layerlens.artifacts.differences import differing_paths, told
+from layerlens.artifacts.differences import told
 from layerlens.artifacts.evaluation import Arm, LossPoint
-from layerlens.artifacts.store import RUN_FILE, claim_folder, write_json
+from layerlens.artifacts.store import claim_folder, read_claim, write_json
 from layerlens.config import TuneConfig
 from layerlens.data.inference import score
 from layerlens.errors import ConfigError
@@ -67,7 +67,7 @@ def finished_arm(out: Path, spec: RunSpec) -> Arm | None:
         wanted = _comparable(spec.identity, found["run"])
         if found["run"] == wanted:
             return Arm.model_validate(found["arm"])
-        differs = told(found["run"], wanted, differing_paths(found["run"], wanted))
+        differs = told(found["run"], wanted)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise ConfigError(f"{path} belongs to another run ({differs}); choose another output folder or remove it")
@@ -94,7 +94,7 @@ def finetune(
         NotFiniteError: training diverged.
     """
     checkpoints = out / CHECKPOINTS
-    claim_folder(checkpoints, _comparable(spec.identity, _claimed(checkpoints)))
+    claim_folder(checkpoints, _comparable(spec.identity, read_claim(checkpoints)))
     batches = spec.training.batches(batch_size=spec.config.batch_size, num_steps=spec.num_steps, seed=spec.config.seed)
     device = training_device()
     verbosity = transformers.logging.get_verbosity()
@@ -156,14 +156,6 @@ def _comparable(identity: Mapping[str, Any], found: object) -> dict[str, Any]:
     is_old = isinstance(found, dict) and ARITHMETIC not in found
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return {key: value for key, value in plain.items() if not (is_old and key == ARITHMETIC)}
-
-
-def _claimed(checkpoints: Path) -> object:
-    """What the folder of a stopped run says of it; none where nothing can be read."""
-    try:
-        return json.loads((checkpoints / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def _end_checkpointing(model: nn.Module) -> None:

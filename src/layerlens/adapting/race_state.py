@@ -8,12 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from layerlens.artifacts.differences import differing_paths, told
+from layerlens.artifacts.differences import told
 from layerlens.artifacts.store import read_json, write_json
 from layerlens.errors import ConfigError, ManifestError
-
-#: Letters of the hash that a candidate is described by.
-HASH_LETTERS = 12
 
 
 class Run(BaseModel):
@@ -80,7 +77,7 @@ def open_state(
         return found, None
     if not found.runs:
         return fresh, None
-    differs = told(found.race, race, differing_paths(found.race, race)) if found.race else ""
+    differs = told(found.race, race) if found.race else ""
     if differs and not may_start_anew:
         raise ConfigError(
             f"{path} holds {len(found.runs)} runs of a stopped race, and this race differs ({differs}); race as before to go on "

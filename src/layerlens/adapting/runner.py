@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from layerlens.adapting.attach import attached
 from layerlens.adapting.boundary_store import BoundaryShelf
 from layerlens.adapting.precision import arithmetic, autocast, training_device
-from layerlens.adapting.race_state import HASH_LETTERS, Run, open_state, save_state
+from layerlens.adapting.race_state import Run, open_state, save_state
 from layerlens.adapting.samples import Samples
 from layerlens.adapting.site_modules import trained_identity
 from layerlens.adapting.training import train
@@ -29,6 +29,8 @@ from layerlens.progress import Progress
 #: Options that decide how many runs there are and when they stop, but not what a run gives.
 NOT_OF_A_RUN = {"share", "tuning_steps", "epochs", "min_steps", "num_seeds", "max_seconds", "may_extend", "only", "threads"}
 EVAL_BATCH_FACTOR = 2
+#: Letters of the hash that a candidate is described by.
+_HASH_LETTERS = 12
 
 
 class Runner:
@@ -70,7 +72,7 @@ class Runner:
             "arithmetic": list(arithmetic(config.precision, device).values()),
         }
         described = content | {
-            "candidates": {name: sha256_of_json(found)[:HASH_LETTERS] for name, found in trained.items()},
+            "candidates": {name: sha256_of_json(found)[:_HASH_LETTERS] for name, found in trained.items()},
             "arithmetic": arithmetic(config.precision, device),
         }
         self.state, put_aside = open_state(state_path, sha256_of_json(content), described, may_start_anew=may_start_anew)

@@ -6,7 +6,6 @@ name from the start: however the process ends, nothing is left of it.
 
 from __future__ import annotations
 
-import errno
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from layerlens.errors import ConfigError
+from layerlens.errors import ConfigError, is_disk_full
 from layerlens.models.streamed.tensor_reader import as_bytes
 
 
@@ -69,7 +68,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _message(folder: Path, num_bytes: int, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if is_disk_full(error):
         return (
             f"the disk of {folder} is too full to keep the model's weights while they train, {num_bytes / 2**20:,.0f} MiB; free "
             "some space, or choose another output folder"

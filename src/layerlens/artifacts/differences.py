@@ -26,9 +26,10 @@ def differing_paths(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list
     return [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
 
 
-def told(found: Mapping[str, Any], wanted: Mapping[str, Any], paths: list[str]) -> str:
-    """`learning_rate was 0.01, now 0.001`, for the first few paths; empty without any."""
+def told(found: Mapping[str, Any], wanted: Mapping[str, Any], paths: list[str] | None = None) -> str:
+    """`learning_rate was 0.01, now 0.001`, for the first few of some paths, or of all that differ; empty without any."""
     theirs, ours = flat(found), flat(wanted)
+    paths = differing_paths(found, wanted) if paths is None else paths
     shown = [f"{name} was {_shown(theirs.get(name))}, now {_shown(ours.get(name))}" for name in paths[:_SHOWN]]
     return ", ".join(shown) + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from layerlens.artifacts.differences import differing_paths, told
+from layerlens.artifacts.differences import told
 from layerlens.errors import ConfigError, ManifestError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -132,13 +132,10 @@ def claim_folder(folder: Path, run: Mapping[str, Any]) -> bool:
     identity = json.loads(json.dumps(run, default=str))
     marker = folder / RUN_FILE
     if marker.exists():
-        try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            found = None
+        found = read_claim(folder)
         if found == identity:
             return True
-        shown = told(found, identity, differing_paths(found, identity)) if isinstance(found, dict) and found else ""
+        shown = told(found, identity) if found else ""
         raise ConfigError(
             f"{folder} holds another run's files ({shown or 'damaged run.json'}); choose another output folder or remove it"
         )
@@ -148,6 +145,15 @@ def claim_folder(folder: Path, run: Mapping[str, Any]) -> bool:
         raise ConfigError(f"{folder} is not empty and belongs to no run of this command; choose another output folder")
     write_json(marker, identity)
     return False
+
+
+def read_claim(folder: Path) -> dict[str, Any] | None:
+    """What `run.json` says of the run that has claimed a folder; None where there is none, or it cannot be read."""
+    try:
+        found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def release_folder(folder: Path) -> None:

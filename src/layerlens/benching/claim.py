@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from layerlens.artifacts.differences import differing_paths, flat, told
-from layerlens.artifacts.store import RUN_FILE, claim_folder, write_json
+from layerlens.artifacts.store import RUN_FILE, claim_folder, read_claim, write_json
 from layerlens.config.bench import BenchRates, BenchSuite, RateKind
 from layerlens.errors import ConfigError
 
@@ -40,8 +39,8 @@ def claim_suite_folder(folder: Path, suite: BenchSuite, *, may_extend: bool) -> 
     """
     identity = suite_identity(suite)
     marker = folder / RUN_FILE
-    found = _read(marker)
-    if found is None:
+    found = read_claim(folder)
+    if found is None or found.get("command") != "bench":
         claim_folder(folder, identity)
         return
     differing = differing_paths(found, identity)
@@ -74,11 +73,3 @@ def _is_growth(name: str, found: Mapping[str, Any], identity: Mapping[str, Any])
         return False
     entry = f"{table}.{rest.partition('.')[0]}."
     return not all(any(key.startswith(entry) for key in keys) for keys in (found, identity))
-
-
-def _read(marker: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(marker.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and found.get("command") == "bench" else None

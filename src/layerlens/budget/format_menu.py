@@ -15,7 +15,7 @@ from layerlens.artifacts.formats import Scheme
 from layerlens.budget.format_policy import Allowed, allowed_options
 from layerlens.config import CompressConfig
 from layerlens.errors import ConfigError
-from layerlens.words import FUSED_ROLES
+from layerlens.words import fused_set
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,9 @@ def menu_of(curves: Curves, config: CompressConfig) -> Menu:
 def _group_key(place: int, matrix: MatrixCurve, config: CompressConfig) -> tuple:
     if matrix.block is not None and config.group_by == "block":
         return ("block", matrix.block)
-    if matrix.block is not None and config.group_by == "fused":
-        for number, roles in enumerate(FUSED_ROLES):
-            if matrix.role in roles:
-                return ("fused", number, matrix.block, matrix.input_group)
+    fused = fused_set(matrix.role)
+    if matrix.block is not None and config.group_by == "fused" and fused is not None:
+        return ("fused", fused, matrix.block, matrix.input_group)
     return ("alone", place)
 
 

@@ -21,7 +21,7 @@ from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.weight_source import SLICE_BYTES
 from layerlens.streaming.memory_guard import libraries_bytes
 from layerlens.streaming.settings import LOSS_TOKENS, fastest_within, halvings, input_groups, slots_within, slowness
-from layerlens.words import FUSED_ROLES
+from layerlens.words import fused_set
 
 #: What the C library holds on to between two uses, and what the estimates leave out.
 _SLACK_BYTES = 96 << 20
@@ -74,10 +74,8 @@ class CalibrationSettings:
 
 def _shared(matrix: Matrix) -> tuple[Any, ...]:
     """What matrices have in common that may read the same input."""
-    for number, roles in enumerate(FUSED_ROLES):
-        if matrix.role in roles:
-            return matrix.block, number, matrix.layer.rpartition(".")[0]
-    return (matrix.input_group,)
+    fused = fused_set(matrix.role)
+    return (matrix.input_group,) if fused is None else (matrix.block, fused, matrix.layer.rpartition(".")[0])
 
 
 def group_bytes(group: Sequence[Matrix]) -> int:

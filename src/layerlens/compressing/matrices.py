@@ -145,12 +145,13 @@ def unused_tensors(model: StreamedModel) -> frozenset[str]:
     persistent = module.state_dict().keys()
     made = [name for name, _ in module.named_buffers() if name not in persistent]
     patterns = [re.compile(pattern) for pattern in getattr(module.base_model, "_keys_to_ignore_on_load_unexpected", None) or ()]
-    loaded = {*model.stored_names.values(), *(name for name in model.checkpoint.tensors if _is_any(name, persistent))}
-    return frozenset(
+    like_made = [
         name
-        for name in model.checkpoint.tensors
-        if name not in loaded and (_is_any(name, made) or any(pattern.search(name) for pattern in patterns))
-    )
+        for name in model.checkpoint.tensors.keys() - set(model.stored_names.values())
+        if _is_any(name, made) or any(pattern.search(name) for pattern in patterns)
+    ]
+    # Patterns match parameters too: attn.bias is part of attn.c_attn.bias.
+    return frozenset(name for name in like_made if not _is_any(name, persistent))
 
 
 def _is_any(stored: str, names: Iterable[str]) -> bool:

@@ -6,7 +6,6 @@ is made: a disk that is too full says so at once, not an hour later.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerlens.errors import ConfigError
+from layerlens.errors import ConfigError, is_disk_full
 from layerlens.models.streamed.tensor_reader import as_bytes
 
 _WIDTH = 4  # bytes of a float32
@@ -130,7 +129,7 @@ class ActivationStore:
 
 def _message(path: Path, num_bytes: int, error: OSError) -> str:
     """What to tell of a failed write."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if is_disk_full(error):
         return (
             f"the disk of {path.parent} is too full for the activations, {num_bytes / 2**20:,.0f} MiB; free some space, choose "
             "another output folder, or lower --max-store, --num-samples or --max-length"

@@ -95,8 +95,7 @@ class CurvesFolder:
         # A disk or network that fails for a moment is no fault of the input: hours of measuring outlive it.
         is_passing = isinstance(error.__cause__, OSError)
         is_of_input = isinstance(error, _OF_INPUT) or (isinstance(error, NotFiniteError) and not self.is_calibrated)
-        is_of_input = is_of_input and not is_passing
-        if is_of_input or _steps_done(self.work) == 0:
+        if (is_of_input and not is_passing) or _steps_done(self.work) == 0:
             shutil.rmtree(self.work, ignore_errors=True)
             shutil.rmtree(self.path / FACTORS_FOLDER, ignore_errors=True)
             release_folder(self.path)
