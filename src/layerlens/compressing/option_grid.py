@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from layerlens.artifacts.formats import FACTOR_BITS, RANK_STEP, WIDTHS, Scheme, integer, integer_low_rank, low_rank, size_bytes
+from layerlens.linalg.whitened_factors import most_iterated
 
 #: Ranks of a matrix's factors at most.
 _MOST_RANKS = 12
@@ -28,6 +29,8 @@ class OptionGrid:
         factor_bits: Bits of a factor's number.
         corrected_widths: Widths that are corrected by factors.
         extra_ranks: Ranks beside those of the list, as a fixed rank asks for; rounded up to whole steps.
+        is_iterated: Whether the list ends where all vectors of a large matrix would have to be decomposed: above a quarter of its
+            smaller side, where codes of as many bytes have beaten factors wherever it was measured.
         damping: Ridge on the input Gram of second-order rounding, as a share of its mean eigenvalue.
         output_damping: The same of the output Gram.
         sweeps: Times that codes and scales descend together after rounding.
@@ -40,6 +43,7 @@ class OptionGrid:
     factor_bits: tuple[int, ...] = FACTOR_BITS
     corrected_widths: tuple[int, ...] = (4, 3, 2)
     extra_ranks: tuple[int, ...] = ()
+    is_iterated: bool = False
     damping: float = 0.03
     output_damping: float = 0.03
     sweeps: int = 2
@@ -73,4 +77,5 @@ class OptionGrid:
         step = size_bytes(scheme, out_features, in_features, 1)
         widest = 4 if out_features >= _TABLE_ROWS else 8
         limit = size_bytes(integer(widest, self.group_size), out_features, in_features, 1)
-        return RANK_STEP * min(limit // step, min(out_features, in_features) // RANK_STEP)
+        smaller = min(out_features, in_features)
+        return RANK_STEP * min(limit // step, (most_iterated(smaller) if self.is_iterated else smaller) // RANK_STEP)

@@ -75,7 +75,8 @@ class CompressConfig(DataConfig):
     leave_one_out: bool = Field(default=False, description="revert one layer at a time and name those that carry the model")
     effort: Literal["auto", "full", "lean"] = Field(
         default="auto",
-        description="lean rounds by inputs alone and has no corrections, in a fifth of the time; auto: above 300 M weights",
+        description="lean rounds by inputs alone and has neither corrections nor ranks above a quarter of the smaller side, in a "
+        "fraction of the time; auto: above 300 M weights",
     )
     engine: Literal["local", "ray"] = Field(default="local", description="who runs work per layer: this machine, or Ray")
     processes: int = Field(default=1, gt=0, description="processes that work per layer is shared between")

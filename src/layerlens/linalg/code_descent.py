@@ -34,7 +34,7 @@ def descend_(
     row_gram: Float32[Tensor, "rows rows"] | None,
     bits: int,
     sweeps: int,
-) -> None:
+) -> Float32[Tensor, " rows"]:
     """Improve codes and scales in place; the loss never rises.
 
     Args:
@@ -46,14 +46,17 @@ def descend_(
         row_gram: B, damped; the identity if None.
         bits: 2 … 8.
         sweeps: Times that every group is visited.
+
+    Returns:
+        e (A + λI) eᵀ of every row at the end.
     """
     features, rows = target.shape
-    if not sweeps or not features:
-        return
+    if not features:
+        return target.new_zeros(rows)
     size, step = features // len(scales), rows if row_gram is None else -(-rows // _ROW_BLOCKS)
     blocks = [slice(start, min(rows, start + step)) for start in range(0, rows, step)]
     inverses = [None if row_gram is None else torch.linalg.inv(row_gram[at, at].double()).float() for at in blocks]
-    error = (codes.view(len(scales), size, rows) * scales.unsqueeze(1)).view(features, rows).sub_(target)
+    error = _error(codes, scales, target)
     product = torch.addmm(error, gram, error, beta=ridge)
     del error
     for group in list(range(len(scales))) * sweeps:
@@ -74,6 +77,13 @@ def descend_(
                 codes[of, at], scales[group, at] = new_codes[0].to(torch.int8), new_scales[0]
                 product[:, at].addmm_(gram[:, of], change)
                 product[of, at].add_(change, alpha=ridge)
+    return product.mul_(_error(codes, scales, target)).sum(0)
+
+
+def _error(
+    codes: Int8[Tensor, "features rows"], scales: Float32[Tensor, "groups rows"], target: Float32[Tensor, "features rows"]
+) -> Float32[Tensor, "features rows"]:
+    return (codes.view(len(scales), -1, codes.shape[1]) * scales.unsqueeze(1)).view(target.shape).sub_(target)
 
 
 def moved(

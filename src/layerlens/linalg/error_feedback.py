@@ -51,6 +51,7 @@ class InputFeedback:
         order: Column at each place of the order of rounding; whole groups.
         unit: N, upper triangular with ones, in the order of rounding.
         pivots: C_jj², what a squared error in a column costs once all later ones have made it good.
+        weights: ‖C_:j‖², the share that a column of E C has in tr(E (A + λI) Eᵀ) where errors are alike.
         features: Inputs, without padding.
         group_size: Columns in a group.
     """
@@ -60,6 +61,7 @@ class InputFeedback:
     order: Int64[Tensor, " padded"]
     unit: Float32[Tensor, "padded padded"]
     pivots: Float32[Tensor, " padded"]
+    weights: Float32[Tensor, " padded"]
     features: int
     group_size: int
 
@@ -99,8 +101,8 @@ def input_feedback(
     groups = grouped.sum(1).argsort(descending=True, stable=True)
     order = (groups.unsqueeze(1) * group_size + grouped.argsort(dim=1, descending=True, stable=True)[groups]).flatten()
     factor, ridge = _upper_factor(gram, order, damping)
-    pivots = factor.diagonal().square()
-    return InputFeedback(gram, ridge, order, factor.div_(factor.diagonal().clone()), pivots, len(input_gram), group_size)
+    pivots, weights = factor.diagonal().square(), torch.linalg.vector_norm(factor, dim=0).square()
+    return InputFeedback(gram, ridge, order, factor.div_(factor.diagonal().clone()), pivots, weights, len(input_gram), group_size)
 
 
 def output_feedback(output_gram: Float[Tensor, "out_features out_features"], *, damping: float = DAMPING) -> OutputFeedback:

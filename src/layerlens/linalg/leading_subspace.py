@@ -39,8 +39,9 @@ _GROWTH = 1e4
 _LAST_GAIN = 0.02
 #: Least share left over for which coarse products serve.
 _COARSE_SHARE = 2e-3
-#: Share left over below which float32 cannot tell either.
-_DROWNED_SHARE = 1e-5
+#: Share left over below which float32 cannot tell either, and sizes up to which that is left to a decomposition in float64:
+#: above, its time and memory count, and all but that share is found.
+_DROWNED_SHARE, _LARGEST_DOUBLE = 1e-5, 2048
 _SEED = 0
 
 
@@ -92,7 +93,7 @@ def leading_subspace(exact: Products, coarse: Products, rank: int, energy: float
 
     Returns:
         What orthonormal vectors see, each the best addition to those before it in their span; None where the iteration did not
-        converge, or less is left over than float32 resolves.
+        converge, or less is left over than float32 resolves and the matrix is small enough for more.
     """
     width, large = rank + OVERSAMPLING, exact.chain[-1].shape[1]
     draw = torch.randn(large, width, generator=torch.Generator().manual_seed(_SEED)).to(exact.chain[0].device)
@@ -105,8 +106,10 @@ def leading_subspace(exact: Products, coarse: Products, rank: int, energy: float
         left = max(energy - captured, 0.0)
         if products is coarse and left < _COARSE_SHARE * energy and exact is not coarse:
             products, last, seen = exact, 0.0, exact.see(block)
+        elif left < _DROWNED_SHARE * energy:
+            return None if len(block) <= _LARGEST_DOUBLE else _ordered(exact.see(block), rank)
         elif captured - last <= _LAST_GAIN * left:
-            return None if left < _DROWNED_SHARE * energy else _ordered(exact.see(block), rank)
+            return _ordered(exact.see(block), rank)
         else:
             last = captured
         block = _filtered(products, block @ vectors, seen.weighted @ vectors, values, degree)

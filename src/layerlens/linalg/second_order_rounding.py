@@ -26,6 +26,7 @@ Sources: Frantar et al. (2022), arXiv 2210.17323 (GPTQ); Tseng, Sun, De Sa (2025
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -48,6 +49,10 @@ from layerlens.linalg.quadratic_form import row_form_differences, trace_form_dif
 _FACTORS = (1.0, 0.8, 0.85, 0.9, 0.95, 1.03, 1.06, 1.1)
 #: Columns between two products that pass errors on within a group.
 _COLUMNS_AT_ONCE = 8
+#: Groups whose errors go to all later columns in one product: each by itself, such a product would wait for memory.
+_GROUPS_AT_ONCE = 8
+#: Share of the factor's columns by which nearest rounding is first seen to lose more, and by how much to be sure in float32.
+_SEEN_SHARE, _SURE = 0.125, 1e-3
 #: Rows that are rounded together where rows do not see each other.
 _ROWS_AT_ONCE = 1024
 
@@ -103,12 +108,13 @@ def _rounded(
     target[:features, :rows] = weight.t()[:, order]
     codes = torch.empty(padded, padded_rows, dtype=torch.int8, device=weight.device)
     scales = weight.new_empty(padded // size, padded_rows)
-    fed_codes, fed_scales = _fed_back(target[inputs.order], inputs, outputs, bits, block_size)
+    fed_codes, fed_scales, losses = _fed_back(target[inputs.order], inputs, outputs, bits, block_size)
     codes[inputs.order] = fed_codes
     scales[inputs.order[::size] // size] = fed_scales
     del fed_codes, fed_scales
     gram = None if outputs is None else outputs.gram
-    descend_(target, codes, scales, inputs.gram, inputs.ridge, gram, bits, sweeps)
+    if sweeps:
+        losses = descend_(target, codes, scales, inputs.gram, inputs.ridge, gram, bits, sweeps)
     back = order.argsort()
     found = Codes(
         values=codes.t()[back].contiguous(),
@@ -117,13 +123,13 @@ def _rounded(
         group_size=size,
         features=features,
     )
-    return _refused(weight, found, inputs, outputs)
+    return _refused_by_row(weight, found, inputs, losses) if outputs is None else _refused(weight, found, inputs, outputs)
 
 
 def _fed_back(
     target: Float32[Tensor, "padded rows"], inputs: InputFeedback, outputs: OutputFeedback | None, bits: int, block_size: int
-) -> tuple[Int8[Tensor, "padded rows"], Float32[Tensor, "groups rows"]]:
-    """Codes and scales after the first step; everything in the order of rounding."""
+) -> tuple[Int8[Tensor, "padded rows"], Float32[Tensor, "groups rows"], Float32[Tensor, " rows"]]:
+    """Codes and scales after the first step, and e (A + λI) eᵀ of every row; everything in the order of rounding."""
     padded, rows = target.shape
     size = inputs.group_size
     num_groups, num_blocks = padded // size, rows // block_size
@@ -152,8 +158,14 @@ def _fed_back(
         for place, (group, (of, at)) in enumerate(zip(groups, places, strict=True)):
             codes[of, at], scales[group, at] = found_codes[place].to(torch.int8), found_scales[place]
             error = found_codes[place] * found_scales[place] - target[of, at]
-            weighing[of.start :, at].addmm_(inputs.unit[of, of.start :].t(), error)
-    return codes, scales
+            first = group - group % _GROUPS_AT_ONCE
+            some = slice(first * size, min(padded, (first + _GROUPS_AT_ONCE) * size))
+            weighing[of.start : some.stop, at].addmm_(inputs.unit[of, of.start : some.stop].t(), error)
+            if of.stop == some.stop < padded:
+                chosen = codes[some, at].view(-1, size, block_size) * scales[first : group + 1, None, at]
+                error = chosen.view(-1, block_size) - target[some, at]
+                weighing[some.stop :, at].addmm_(inputs.unit[some, some.stop :].t(), error)
+    return codes, scales, weighing.square_().mul_(inputs.pivots.unsqueeze(1)).sum(0)
 
 
 def _group_codes(
@@ -190,21 +202,37 @@ def _group_codes(
     return moved(squares @ (chosen * scales.unsqueeze(1) - values), squares, chosen, scales, bits)
 
 
-def _refused(
-    weight: Float32[Tensor, "rows features"], found: Codes, inputs: InputFeedback, outputs: OutputFeedback | None
-) -> Codes:
-    """What was found, or nearest rounding where that loses less."""
+def _refused(weight: Float32[Tensor, "rows features"], found: Codes, inputs: InputFeedback, outputs: OutputFeedback) -> Codes:
+    """What was found, or nearest rounding where that loses less; of the whole matrix."""
     gram = inputs.gram[: inputs.features, : inputs.features]
     nearest = round_with_searched_scales(weight, found.bits, found.group_size, gram.diagonal())
     error, other = (dequantise(codes) - weight for codes in (found, nearest))
-    if outputs is not None:
-        rows = outputs.gram[: len(weight), : len(weight)].clone()
-        rows.diagonal().sub_(outputs.ridge)
-        order = outputs.order
-        return found if trace_form_difference(error[order], other[order], gram, rows) <= 0.0 else nearest
-    is_worse = (row_form_differences(error, other, gram) > 0.0).unsqueeze(1)
-    return replace(
-        found,
-        values=torch.where(is_worse, nearest.values, found.values),
-        scales=torch.where(is_worse, nearest.scales, found.scales),
-    )
+    rows = outputs.gram[: len(weight), : len(weight)].clone()
+    rows.diagonal().sub_(outputs.ridge)
+    order = outputs.order
+    return found if trace_form_difference(error[order], other[order], gram, rows) <= 0.0 else nearest
+
+
+def _refused_by_row(
+    weight: Float32[Tensor, "rows features"], found: Codes, inputs: InputFeedback, losses: Float32[Tensor, " rows"]
+) -> Codes:
+    """What was found, or nearest rounding in rows where that loses less.
+
+    By a few columns of the factor alone nearest rounding is seen to lose more than what was found, `losses` with their ridge, in
+    nearly every row where inputs are correlated; the product with the whole Gram is left for the others.
+    """
+    gram = inputs.gram[: inputs.features, : inputs.features]
+    nearest = round_with_searched_scales(weight, found.bits, found.group_size, gram.diagonal())
+    error, other = (dequantise(codes) - weight for codes in (found, nearest))
+    # e (A + λI) eᵀ is a sum over the columns of E C: those of the largest columns of C hold most of it.
+    some = inputs.weights.topk(math.ceil(_SEEN_SHARE * len(inputs.order))).indices
+    place = torch.nonzero(inputs.order < inputs.features).squeeze(1)
+    seen = (other[:, inputs.order[place]] @ inputs.unit[:, some][place]).square_() @ inputs.pivots[some]
+    least = seen * (1.0 - _SURE) - inputs.ridge * other.square().sum(1)
+    most = losses * (1.0 + _SURE) - inputs.ridge * error.square().sum(1)
+    unsure = torch.nonzero(least < most).squeeze(1)
+    is_worse = row_form_differences(error[unsure], other[unsure], gram) > 0.0
+    worse = unsure[is_worse]
+    values, scales = found.values.clone(), found.scales.clone()
+    values[worse], scales[worse] = nearest.values[worse], nearest.scales[worse]
+    return replace(found, values=values, scales=scales)

@@ -12,8 +12,8 @@ The root L is of B with a ridge of 10⁻⁶ of its mean eigenvalue, or as much a
 steers V. A Gram of zeros, of a matrix that nothing reached, is taken for the identity.
 
 Sources: Eckart, Young (1936), in a weighted norm; A alone: Wang et al. (2024), arXiv 2403.07378 (SVD-LLM); both sides,
-B diagonal: Hsu et al. (2022), arXiv 2207.00112. Float32; in full float64 up to 512, and where an iteration could not
-tell in float32. Sums in float64.
+B diagonal: Hsu et al. (2022), arXiv 2207.00112. Float32; in full float64 up to 512, and up to 2,048 where an iteration
+could not tell in float32. Sums in float64.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ Metric = Float[Tensor, "..."] | None
 #: Smallest side from which, and largest share of it up to which, iterating beats a full decomposition.
 _SMALLEST_ITERATED = 512
 _LARGEST_SHARE = 0.25
-_LARGEST_DOUBLE = 512
+#: Smallest sides up to which a full decomposition is in float64: at once, and where an iteration gave up.
+_LARGEST_DOUBLE, _LARGEST_RETRIED = 512, 2048
 _RIDGE = 1e-6
 #: Directions below this share of the leading one are rounding.
 _DROWNED = {torch.float64: 1e-12, torch.float32: 1e-10}
@@ -89,6 +90,11 @@ def plain_factors(weight: Float[Tensor, "out_features in_features"], rank: int) 
     return _factors(weight.detach().float(), None, None, rank)
 
 
+def most_iterated(smaller_side: int) -> int:
+    """Largest rank for which a few vectors are iterated; beyond, and in small matrices, all are decomposed."""
+    return int(_LARGEST_SHARE * smaller_side) - OVERSAMPLING if smaller_side >= _SMALLEST_ITERATED else smaller_side
+
+
 def _factors(weight: Float32[Tensor, "rows columns"], inner: Metric, outer: Metric, rank: int) -> Factors:
     if weight.shape[0] > weight.shape[1]:
         turned = _factors(weight.t(), outer, inner, rank)
@@ -96,13 +102,13 @@ def _factors(weight: Float32[Tensor, "rows columns"], inner: Metric, outer: Metr
     rank = min(rank, len(weight))
     energy = _energy(weight, inner, outer)
     root = None if outer is None else _root(outer)
-    is_iterated = len(weight) >= _SMALLEST_ITERATED and rank + OVERSAMPLING <= _LARGEST_SHARE * len(weight)
+    is_iterated = len(weight) >= _SMALLEST_ITERATED and rank <= most_iterated(len(weight))
     found = _iterated(weight, inner, root, rank, energy) if is_iterated else None
     if found is None and weight.shape[1] >= _LONG and (inner is None or inner.dim() == 1):
         down = _decomposed_long(weight, inner, root, rank)
         values, seen = _seen_long(weight, inner, down)
         return _priced(down, values, seen, outer, energy)
-    dtype = torch.float64 if is_iterated or len(weight) <= _LARGEST_DOUBLE else torch.float32
+    dtype = torch.float64 if len(weight) <= (_LARGEST_RETRIED if is_iterated else _LARGEST_DOUBLE) else torch.float32
     across, weighted = found or _decomposed(weight, inner, root, rank, dtype)
     values = (across * weighted).sum(0, dtype=torch.float64)
     return _priced(across.t(), values, weight.to(across.dtype) @ weighted, outer, energy)

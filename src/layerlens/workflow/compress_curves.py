@@ -36,7 +36,7 @@ def option_grid(checkpoint: Checkpoint, config: CompressConfig) -> OptionGrid:
     numbers = sum(prod(header.shape) for header in checkpoint.tensors.values())
     if config.effort == "full" or (config.effort == "auto" and numbers <= _FULL_EFFORT):
         return grid
-    return replace(grid, two_sided_widths=(), corrected_widths=(), sweeps=0)
+    return replace(grid, two_sided_widths=(), corrected_widths=(), sweeps=0, is_iterated=True)
 
 
 def curves_and_samples(

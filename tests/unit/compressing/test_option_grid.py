@@ -47,3 +47,16 @@ def test_factors_of_a_long_table_take_at_most_the_bytes_of_4_bit_codes() -> None
     sizes = [size_bytes(low_rank(rank, 8, 64), 20_000, 512, 2) for rank in grid.ranks(20_000, 512)]
     assert 0.9 * size_bytes(integer(4, 64), 20_000, 512, 2) < max(sizes) <= size_bytes(integer(4, 64), 20_000, 512, 2)
     assert max(grid.ranks(16_000, 512)) > max(grid.ranks(20_000, 512))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ranks_that_are_iterated_are_those_up_to_a_quarter_of_a_large_matrix(shape: tuple[int, int]) -> None:
+    every, iterated = OptionGrid().ranks(*shape), OptionGrid(is_iterated=True).ranks(*shape)
+    if min(shape) < 512:
+        assert iterated == every
+        return
+    assert 0.23 * min(shape) < max(iterated) <= 0.25 * min(shape) < max(every)
+
+
+def test_a_rank_that_was_asked_for_is_there_even_where_it_has_to_be_decomposed() -> None:
+    assert 1024 in OptionGrid(is_iterated=True, extra_ranks=(1024,)).ranks(2048, 2048)

@@ -79,6 +79,17 @@ def test_what_float32_cannot_resolve_is_given_up() -> None:
         assert leading_subspace(exact, exact, 3 * _RANK, values.double().square().sum().item()) is None
 
 
+def test_of_a_large_matrix_all_is_found_but_what_float32_cannot_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LARGEST_DOUBLE", 100)
+    for kind in ("exact", "steep"):
+        values = matrix(kind)
+        exact, energy = Products((values,), None), values.double().square().sum().item()
+        for coarse in (exact, exact.to(torch.bfloat16)):
+            found = leading_subspace(exact, coarse, 3 * _RANK, energy)
+            assert found is not None
+            assert found.direct.double().square().sum().item() >= (1 - 2e-5) * energy
+
+
 def test_what_does_not_converge_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ROUNDS", 1)
     values = matrix("flat")

@@ -115,8 +115,10 @@ def test_a_refused_rounding_is_the_nearest_one(monkeypatch: pytest.MonkeyPatch) 
     values, inner = weight(16, 64), gram(64)
     good = second_order_rounding(values, inner, 4, _GROUP)
 
-    def spoil(target: Tensor, codes: Tensor, *others: object) -> None:
+    def spoil(target: Tensor, codes: Tensor, scales: Tensor, inner: Tensor, ridge: float, *others: object) -> Tensor:
         codes[:, ::2] = 0
+        error = (codes.view(len(scales), -1, codes.shape[1]) * scales.unsqueeze(1)).view(target.shape) - target
+        return ((inner + ridge * torch.eye(len(inner))) @ error).mul(error).sum(0)
 
     monkeypatch.setattr(module, "descend_", spoil)
     found = second_order_rounding(values, inner, 4, _GROUP)
@@ -125,6 +127,44 @@ def test_a_refused_rounding_is_the_nearest_one(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(found.scales[::2], nearest.scales[::2])
     assert not torch.equal(found.values[1::2], nearest.values[1::2])
     assert good.values.shape == found.values.shape
+
+
+@pytest.mark.parametrize("sweeps", [0, 1])
+@pytest.mark.parametrize("inner", _HARD.values(), ids=_HARD)
+def test_what_is_refused_at_a_glance_is_what_the_whole_product_refuses(
+    inner: Tensor, sweeps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = weight(64, 64)
+    quick = second_order_rounding(values, inner, 3, _GROUP, sweeps=sweeps)
+    monkeypatch.setattr(module, "_SURE", 1e30)
+    whole = second_order_rounding(values, inner, 3, _GROUP, sweeps=sweeps)
+    assert torch.equal(quick.values, whole.values)
+    assert torch.equal(quick.scales, whole.scales)
+
+
+def test_correlated_inputs_spare_the_whole_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiplied = []
+    whole = module.row_form_differences
+
+    def counted(first: Tensor, second: Tensor, inner: Tensor) -> Tensor:
+        multiplied.append(len(first))
+        return whole(first, second, inner)
+
+    monkeypatch.setattr(module, "row_form_differences", counted)
+    second_order_rounding(weight(64, 256), gram(256, samples=32), 4, 32, sweeps=0)
+    assert sum(multiplied) == 0
+
+
+def test_errors_passed_on_by_several_groups_at_once_give_the_same_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, inner, outer = weight(48, 152), gram(152), gram(48, seed=2)
+    inputs, outputs = input_feedback(inner, _GROUP), output_feedback(outer)
+    together = [second_order_rounding(values, inputs, 3, _GROUP, output_gram=of, sweeps=0) for of in (None, outputs)]
+    monkeypatch.setattr(module, "_GROUPS_AT_ONCE", 1)
+    alone = [second_order_rounding(values, inputs, 3, _GROUP, output_gram=of, sweeps=0) for of in (None, outputs)]
+    for one, other, of in zip(together, alone, (None, outer), strict=True):
+        # Rounding may settle a tie otherwise, and what follows with it: the losses must not tell them apart.
+        assert (one.values != other.values).float().mean() < 0.05
+        assert loss(_error(one, values), inner, of) == pytest.approx(loss(_error(other, values), inner, of), rel=0.02)
 
 
 def test_more_bits_lose_less() -> None:
