@@ -11,6 +11,7 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except LayerLensError as error:
         if is_debug:
-            raise
+            traceback.print_exception(error)
         print(f"layerlens: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
 

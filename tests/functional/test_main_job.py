@@ -156,5 +156,6 @@ def test_debug_logging_shows_every_layers_numbers(workplace: Workplace, tmp_path
     outcome = subprocess.run([sys.executable, "-m", "layerlens", *command], check=False, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
     for layer in json.loads((workplace.profile / "profile.json").read_text())["layers"]:
-        line = next(line for line in outcome.stderr.splitlines() if layer["layer"] in line)
+        line, *others = [line for line in outcome.stderr.splitlines() if f"{layer['layer']}: raw" in line]
+        assert not others, "one line for each layer: the chosen plan's"
         assert f"{layer['utility']:.3f}" in line or f"{layer['utility']:.4f}" in line, line

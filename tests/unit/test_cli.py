@@ -61,9 +61,11 @@ def test_an_older_spelling_means_what_it_is_called_now(typed: list[str], meant: 
     assert cli._parse(parser, cli._respelt(command, typed)) == cli._parse(parser, meant)
 
 
-def test_debug_lets_the_traceback_through() -> None:
-    with pytest.raises(cli.ConfigError):
-        cli.main(["frobnicate", "--debug"])
+def test_debug_shows_the_traceback_beside_the_line_and_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["frobnicate", "--debug"]) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert told.splitlines()[-1].startswith("layerlens: unknown command 'frobnicate'")
 
 
 def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

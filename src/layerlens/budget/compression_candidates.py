@@ -21,6 +21,8 @@ from layerlens.budget.uniform_formats import LeftOut, uniform_plan
 from layerlens.words import Role
 
 OPTIMUM = "optimum"
+#: Share of the bytes that a baseline may leave unused without a word: less than its next step takes.
+_UNUSED = 0.01
 PLAIN_FORMATS = (Format.KEEP, Format.HALF, Format.INTEGER)
 END_ROLES = (Role.EMBEDDING, Role.HEAD)
 
@@ -63,7 +65,12 @@ def baselines(menu: Menu, limit_bytes: int) -> tuple[list[Runner], dict[str, str
         found[f"uniform-{rounding}-topped-up"] = uniform_plan(menu, limit_bytes, rounding, is_topped_up=True)
     for rounding in (Rounding.PLAIN, Rounding.WHITENED):
         found[f"{rounding}-int8"] = low_rank_plan(menu, limit_bytes, rounding)
-    return _apart(found, [])
+    runners, left_out = _apart(found, [])
+    for runner in runners:
+        unused = limit_bytes - menu.size_of(runner.selection)
+        if runner.name in (f"{Rounding.PLAIN}-int8", f"{Rounding.WHITENED}-int8") and unused > _UNUSED * limit_bytes:
+            left_out[f"{runner.name} at all bytes"] = f"no longer factors are on offer, so it runs with {unused:,} bytes fewer"
+    return runners, left_out
 
 
 def _apart(found: dict[str, Selection | LeftOut], earlier: Sequence[Runner]) -> tuple[list[Runner], dict[str, str]]:

@@ -22,7 +22,8 @@ def low_rank_plan(menu: Menu, limit_bytes: int, rounding: Rounding) -> Selection
     """Choose the largest common ratio of 8-bit factors that fits.
 
     Embeddings, and matrices whose factors would not be smaller than 8-bit codes, are 8-bit codes rounded to nearest. Where the
-    curves' next ratio is far, evenly spaced groups take it, as many as fit, so that the comparison is at the same bytes.
+    curves' next ratio is far, evenly spaced groups take it, as many as fit, so that the comparison is at the same bytes; where
+    the curves end, it is at fewer.
 
     Args:
         menu: The groups and their offers.

@@ -116,8 +116,9 @@ def make_plan(
     )
     # Where no layer shows a gain beyond noise there is nothing to optimise, and adapting nothing would be no plan.
     plain = uniform or next(iter(shapes), None)
-    first = front[0] if front[0].sizes.any() or plain is None else plain
-    return record.plan(first), {candidate.name: record.plan(candidate) for candidate in kept}
+    first = record.plan(front[0] if front[0].sizes.any() or plain is None else plain)
+    _log(profile, first.layers)
+    return first, {candidate.name: record.plan(candidate) for candidate in kept}
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,6 @@ class _Record:
             _layer(site, int(size), value, reason, costs)
             for site, size, value, reason in zip(prices.sites, sizes, values, why, strict=True)
         ]
-        _log(profile, layers)
         adapted = [layer.block or 0 for layer in layers if layer.size]
         return Plan(
             model=profile.model,

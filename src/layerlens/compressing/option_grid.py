@@ -79,3 +79,13 @@ class OptionGrid:
         limit = size_bytes(integer(widest, self.group_size), out_features, in_features, 1)
         smaller = min(out_features, in_features)
         return RANK_STEP * min(limit // step, (most_iterated(smaller) if self.is_iterated else smaller) // RANK_STEP)
+
+
+def kept_bytes(grid: OptionGrid, out_features: int, in_features: int) -> int:
+    """Bytes that a matrix's options take on disk: codes of every width, and the longest factors of each kind in bfloat16."""
+    shape = out_features, in_features
+    codes = sum(size_bytes(integer(bits, grid.group_size), *shape, 2) for bits in grid.widths)
+    corrected = [grid.corrections(bits, *shape) for bits in grid.widths if bits in grid.corrected_widths]
+    # Whitened and plain ones; a correction's are kept in bfloat16 too, whatever it stores.
+    ranks = 2 * max(grid.ranks(*shape), default=0) + sum(schemes[-1].rank for schemes in corrected if schemes)
+    return codes + 2 * ranks * (out_features + in_features)

@@ -141,7 +141,7 @@ class _Solver:
 
     def _whitened(self, rank: int) -> tuple[Tensor, Tensor]:
         factors = whitened_factors(self.weight, self.sensitivity.input_gram, self.sensitivity.output_gram, rank)
-        self.spectrum_rank = effective_rank(factors.loss_of_rank)
+        self.spectrum_rank = effective_rank(factors.loss_of_rank, min(self.shape))
         return self._kept_factors("whitened", factors)
 
     def _plain(self, rank: int) -> tuple[Tensor, Tensor]:
@@ -255,12 +255,14 @@ def restored_option(
     return restored(option.scheme, tensors, out_features, in_features)
 
 
-def effective_rank(loss_of_rank: Float[Tensor, " ranks"]) -> float:
-    """e to the entropy of the shares that each rank takes of the loss; what is left at the end counts as one rank more.
+def effective_rank(loss_of_rank: Float[Tensor, " ranks"], smaller_side: int) -> float:
+    """e to the entropy of the shares that each rank takes of the loss; what the last one leaves is spread over those that follow.
 
     Source: Roy, Vetterli (2007), The effective rank.
     """
-    taken = torch.cat([loss_of_rank[:-1] - loss_of_rank[1:], loss_of_rank[-1:]]).double().clamp_min(0.0)
+    beyond = smaller_side - (len(loss_of_rank) - 1)
+    spread = loss_of_rank[-1:].expand(beyond) / beyond if beyond else loss_of_rank[:0]
+    taken = torch.cat([loss_of_rank[:-1] - loss_of_rank[1:], spread]).double().clamp_min(0.0)
     total = float(taken.sum())
     if total <= 0:
         return 0.0

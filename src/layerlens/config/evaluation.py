@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from layerlens.config.training import TrainingConfig
+from layerlens.config.data import DataConfig
 
 
-class EvaluateConfig(TrainingConfig):
+class EvaluateConfig(DataConfig):
     """What a model is scored on; the windows and the generated text are for compressed models and language models."""
 
+    batch_size: int = Field(default=16, gt=0, description="samples per batch of a compressed model; of others twice as many")
+    threads: int | None = Field(default=None, gt=0, description="processor threads; torch's own choice if not given")
+    max_eval_samples: int | None = Field(default=None, gt=0, description="use only so many samples, a seeded choice")
     second_text: str | None = Field(
         default=None, description="a second text to compare models on; one of the standard library if not given"
     )

@@ -101,7 +101,9 @@ class TuneConfig(TrainingConfig):
     report_to: Names = Field(default=[], description="trackers the Trainer reports to: mlflow, tensorboard, wandb")
     save_steps: int = Field(default=100, gt=0, description="steps between checkpoints that an interrupted run resumes from")
     compare: Names = Field(
-        default=[], description="arms to run beside the plan: full, uniform, query+value, head, or a candidate's name"
+        default=[],
+        description="arms to run beside the plan: full, head, uniform, query+value, mlp, adalora, eva, random, shuffled, "
+        "top-gradient, gradient-init, uniform-rslora, search, search-10x, no-race, or a candidate's name",
     )
     learning_rates: Numbers = Field(default={}, description="learning rate of an arm by name, where it differs: full=5e-5,…")
     seeds: Integers | None = Field(default=None, description="run every arm with each of these seeds; the one seed if not given")

@@ -39,9 +39,10 @@ _GROWTH = 1e4
 _LAST_GAIN = 0.02
 #: Least share left over for which coarse products serve.
 _COARSE_SHARE = 2e-3
-#: Share left over below which float32 cannot tell either, and sizes up to which that is left to a decomposition in float64:
-#: above, its time and memory count, and all but that share is found.
-_DROWNED_SHARE, _LARGEST_DOUBLE = 1e-5, 2048
+#: Share left over below which float32 cannot tell either.
+_DROWNED_SHARE = 1e-5
+#: Sizes up to which that is left to a decomposition in float64: above, its time and memory count, and all but that is found.
+LARGEST_DOUBLE = 2048
 _SEED = 0
 
 
@@ -107,7 +108,7 @@ def leading_subspace(exact: Products, coarse: Products, rank: int, energy: float
         if products is coarse and left < _COARSE_SHARE * energy and exact is not coarse:
             products, last, seen = exact, 0.0, exact.see(block)
         elif left < _DROWNED_SHARE * energy:
-            return None if len(block) <= _LARGEST_DOUBLE else _ordered(exact.see(block), rank)
+            return None if len(block) <= LARGEST_DOUBLE else _ordered(exact.see(block), rank)
         elif captured - last <= _LAST_GAIN * left:
             return _ordered(exact.see(block), rank)
         else:

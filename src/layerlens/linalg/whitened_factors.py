@@ -25,7 +25,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from layerlens.linalg.fast_products import fast_products
-from layerlens.linalg.leading_subspace import OVERSAMPLING, Products, Seen, leading_subspace
+from layerlens.linalg.leading_subspace import LARGEST_DOUBLE, OVERSAMPLING, Products, Seen, leading_subspace
 from layerlens.linalg.quadratic_form import trace_form
 from layerlens.linalg.singular_values import multiplies_bfloat16
 
@@ -35,8 +35,8 @@ Metric = Float[Tensor, "..."] | None
 #: Smallest side from which, and largest share of it up to which, iterating beats a full decomposition.
 _SMALLEST_ITERATED = 512
 _LARGEST_SHARE = 0.25
-#: Smallest sides up to which a full decomposition is in float64: at once, and where an iteration gave up.
-_LARGEST_DOUBLE, _LARGEST_RETRIED = 512, 2048
+#: Smallest side up to which a full decomposition is in float64 where none was tried before.
+_LARGEST_DOUBLE = 512
 _RIDGE = 1e-6
 #: Directions below this share of the leading one are rounding.
 _DROWNED = {torch.float64: 1e-12, torch.float32: 1e-10}
@@ -108,7 +108,7 @@ def _factors(weight: Float32[Tensor, "rows columns"], inner: Metric, outer: Metr
         down = _decomposed_long(weight, inner, root, rank)
         values, seen = _seen_long(weight, inner, down)
         return _priced(down, values, seen, outer, energy)
-    dtype = torch.float64 if len(weight) <= (_LARGEST_RETRIED if is_iterated else _LARGEST_DOUBLE) else torch.float32
+    dtype = torch.float64 if len(weight) <= (LARGEST_DOUBLE if is_iterated else _LARGEST_DOUBLE) else torch.float32
     across, weighted = found or _decomposed(weight, inner, root, rank, dtype)
     values = (across * weighted).sum(0, dtype=torch.float64)
     return _priced(across.t(), values, weight.to(across.dtype) @ weighted, outer, energy)

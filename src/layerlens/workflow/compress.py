@@ -19,6 +19,7 @@ from layerlens.budget.compression import CompressionPlans, plan_compression
 from layerlens.budget.format_menu import menu_of
 from layerlens.compressing.held_out import HeldOut, measured_of
 from layerlens.compressing.matrices import matrices_of
+from layerlens.compressing.option_grid import kept_bytes
 from layerlens.compressing.tensor_files import check_new_folder
 from layerlens.compressing.unmeasured_curves import unmeasured_curves
 from layerlens.compressing.variant_result import VariantResult
@@ -113,7 +114,7 @@ class _Compression:
     ) -> None:
         self.checkpoint, self.data_name, self.folder = checkpoint, data, folder
         self.config, self.command, self.progress = config, command, progress
-        self.curves = CurvesFolder(folder, checkpoint, data, config)
+        self.curves = CurvesFolder(folder, checkpoint, data, config, option_grid(checkpoint, config))
         self.guard = MemoryGuard(config.max_memory)
 
     def compress(self) -> CompressResult:
@@ -144,8 +145,9 @@ class _Compression:
         plan_compression(unmeasured, self.config)
         smallest = menu_of(unmeasured, self.config).smallest_bytes
         numbers = sum(matrix.out_features * matrix.in_features for matrix in matrices)
+        grid = option_grid(self.checkpoint, self.config)
+        kept = sum(kept_bytes(grid, matrix.out_features, matrix.in_features) for matrix in matrices)
         stored = sum(matrix.num_bytes for matrix in matrices)
-        widths = sum(self.config.widths)
         return CompressResult(
             self.folder,
             None,
@@ -154,7 +156,7 @@ class _Compression:
                 "task": f"{data.task.info.kind} on {data.id}",
                 "matrices": f"{len(matrices)} with {numbers:,} numbers, {stored / 2**20:,.1f} MiB as stored",
                 "smallest": f"{smallest:,} bytes, {8 * smallest / unmeasured.model.num_parameters:.3f} bits per weight",
-                "disk": f"about {numbers * (widths / 8 + 3) / 2**20:,.0f} MiB of factors in {self.curves.path}",
+                "disk": f"about {kept / 2**20:,.0f} MiB of codes and factors in {self.curves.path}",
             },
         )
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from layerlens.artifacts.compression import CURVES_FILE, FACTORS_FOLDER, Curves, load_curves, save_curves
 from layerlens.artifacts.store import claim_folder, release_folder
+from layerlens.compressing.option_grid import OptionGrid
 from layerlens.config import CompressConfig, path_beside
 from layerlens.errors import CheckpointError, DataError, LayerLensError, NotFiniteError, UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint
@@ -24,7 +26,7 @@ WORK_FOLDER, JOBS_FOLDER = "work", "jobs"
 #: What fixes the curves; the target and the policies do not.
 _OF_CURVES = {
     *("task", "text_columns", "label_column", "split", "max_length", "seed"),
-    *("group_size", "num_samples", "held_out_samples", "batch_size", "probes", "effort"),
+    *("num_samples", "held_out_samples", "batch_size", "probes"),
 }
 #: Faults that the same command meets again, as long as its input is what it is.
 _OF_INPUT = (CheckpointError, DataError, UnsupportedModelError)
@@ -38,14 +40,15 @@ class CurvesFolder:
         checkpoint: The model.
         data: Name of the data.
         config: How curves are measured.
+        grid: Which options they hold.
     """
 
-    def __init__(self, out: Path, checkpoint: Checkpoint, data: str, config: CompressConfig) -> None:
+    def __init__(self, out: Path, checkpoint: Checkpoint, data: str, config: CompressConfig, grid: OptionGrid) -> None:
         self.path = path_beside(out, ".curves")
         self.work = self.path / WORK_FOLDER
         #: Whether calibration is over, so that what fails now is no fault of the model or its data.
         self.is_calibrated = False
-        self._checkpoint, self._data, self._config = checkpoint, data, config
+        self._checkpoint, self._data, self._config, self._grid = checkpoint, data, config, grid
         self._has_claim = self._was_kept = False
 
     def kept(self) -> Curves | None:
@@ -110,12 +113,15 @@ class CurvesFolder:
         shutil.rmtree(self.work / JOBS_FOLDER, ignore_errors=True)
 
     def _identity(self) -> dict[str, Any]:
+        options = json.loads(json.dumps(asdict(self._grid)))
+        # A rank that a policy asks for and the curves lack is refused by name.
+        del options["extra_ranks"]
         return {
             "command": "compress",
             "model_hash": self._checkpoint.hash(),
             "data": self._data,
             "config": self._config.model_dump(mode="json", include=_OF_CURVES),
-            "widths": self._config.widths,
+            "options": options,
         }
 
 

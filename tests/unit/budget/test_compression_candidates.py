@@ -84,7 +84,13 @@ def test_everything_that_races_fits_and_makes_a_choice_of_its_own(bits: float, g
         choices = [choice_of(selection) for selection in runners]
         assert all(one not in choices[:place] for place, one in enumerate(choices))
     assert len(found) + len(left_out) == 5
-    assert len(rivals) + len(absent) == 6
+    short = {
+        f"{rival.name} at all bytes"
+        for rival in rivals
+        if rival.name.endswith("-int8") and menu.size_of(rival.selection) < 0.99 * limit
+    }
+    assert short == {name for name in absent if name.endswith(" at all bytes")}
+    assert len(rivals) + len(absent) - len(short) == 6
     assert all(best.loss <= menu.loss_of(rival.selection) * (1 + 2e-6) for rival in rivals)
     for selection in (*ours, *(rival.selection for rival in rivals)):
         for group, offer in zip(menu.groups, selection, strict=True):

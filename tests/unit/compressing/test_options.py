@@ -10,7 +10,7 @@ from layerlens.artifacts.compression import Option, Rounding
 from layerlens.artifacts.formats import KEEP, Format, Scheme, integer, integer_low_rank, low_rank, size_bytes
 from layerlens.compressing import moment_sums, option_grid, pricing
 from layerlens.compressing import options as solving
-from layerlens.compressing.option_grid import OptionGrid
+from layerlens.compressing.option_grid import OptionGrid, kept_bytes
 from layerlens.compressing.options import (
     Solved,
     effective_rank,
@@ -144,8 +144,21 @@ def test_a_table_is_solved_without_a_second_one_beside_it(monkeypatch: pytest.Mo
     assert found[0].spectrum_rank > 1.0
 
 
+def test_what_will_be_kept_on_disk_is_foretold(problem: tuple[Tensor, Sensitivity, Solved]) -> None:
+    weight, sensitivity, solved = problem
+    lean = OptionGrid(corrected_widths=(), widths=(8, 4), sweeps=0, two_sided_widths=())
+    for grid, found in ((OptionGrid(), solved), (lean, solve_matrix(weight, sensitivity, 4, lean))):
+        assert kept_bytes(grid, OUT, IN) == sum(tensor.nbytes for tensor in found.tensors.values())
+
+
 def test_the_effective_rank_of_equal_directions_is_their_number() -> None:
     losses = torch.tensor([6.0, 4.0, 2.0, 0.0])
-    assert effective_rank(losses) == pytest.approx(3.0)
-    assert effective_rank(torch.tensor([5.0, 0.0, 0.0])) == pytest.approx(1.0)
-    assert effective_rank(torch.zeros(3)) == 0.0
+    assert effective_rank(losses, 3) == pytest.approx(3.0)
+    assert effective_rank(torch.tensor([5.0, 0.0, 0.0]), 2) == pytest.approx(1.0)
+    assert effective_rank(torch.zeros(3), 2) == 0.0
+
+
+def test_the_effective_rank_of_a_flat_spectrum_does_not_hang_on_the_ranks_that_were_sought() -> None:
+    flat = torch.arange(64.0, -1.0, -1.0)
+    assert effective_rank(flat, 64) == pytest.approx(64.0)
+    assert effective_rank(flat[:17], 64) == pytest.approx(64.0)

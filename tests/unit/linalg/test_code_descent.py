@@ -36,6 +36,17 @@ def test_the_loss_falls_with_every_sweep(is_two_sided: bool) -> None:
     assert losses[1] >= losses[2] * (1 - 1e-4) >= losses[3] * (1 - 2e-4)
 
 
+@pytest.mark.parametrize("sweeps", [0, 1])
+def test_what_every_row_loses_is_told_with_its_ridge(sweeps: int) -> None:
+    values, inner, ridge = weight(20, 32), gram(32), 0.3
+    start = round_to_nearest(values, _BITS, _GROUP)
+    codes, scales = start.values.t().contiguous(), start.scales.float().t().contiguous()
+    losses = descend_(values.t().contiguous(), codes, scales, inner, ridge, None, _BITS, sweeps)
+    error = (_read(codes.t(), scales.t()) - values).double()
+    expected = ((error @ (inner.double() + ridge * torch.eye(32))) * error).sum(1)
+    torch.testing.assert_close(losses.double(), expected, rtol=1e-4, atol=0)
+
+
 def test_in_the_end_no_single_code_can_be_changed_for_the_better() -> None:
     values, inner = weight(3, 16), gram(16)
     codes, scales = _descended(values, inner, None, sweeps=50)

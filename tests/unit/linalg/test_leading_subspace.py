@@ -80,7 +80,7 @@ def test_what_float32_cannot_resolve_is_given_up() -> None:
 
 
 def test_of_a_large_matrix_all_is_found_but_what_float32_cannot_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LARGEST_DOUBLE", 100)
+    monkeypatch.setattr(module, "LARGEST_DOUBLE", 100)
     for kind in ("exact", "steep"):
         values = matrix(kind)
         exact, energy = Products((values,), None), values.double().square().sum().item()

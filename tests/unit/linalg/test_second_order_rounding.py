@@ -142,6 +142,26 @@ def test_what_is_refused_at_a_glance_is_what_the_whole_product_refuses(
     assert torch.equal(quick.scales, whole.scales)
 
 
+@pytest.mark.parametrize(("features", "group"), [(64, 8), (70, 16), (40, 64)])
+@pytest.mark.parametrize("sweeps", [0, 1])
+def test_rows_are_refused_by_what_they_lose_with_the_ridge(
+    features: int, group: int, sweeps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values, inner = weight(24, features), gram(features)
+    inputs = input_feedback(inner, group)
+    seen: list[tuple[Codes, Tensor]] = []
+
+    def caught(weight: Tensor, found: Codes, inputs: object, losses: Tensor) -> Codes:
+        seen.append((found, losses))
+        return found
+
+    monkeypatch.setattr(module, "_refused_by_row", caught)
+    second_order_rounding(values, inputs, 3, group, sweeps=sweeps)
+    (found, losses), damped = seen[0], inner.double() + inputs.ridge * torch.eye(features)
+    error = _error(found, values).double()
+    torch.testing.assert_close(losses.double(), ((error @ damped) * error).sum(1), rtol=1e-4, atol=0)
+
+
 def test_correlated_inputs_spare_the_whole_product(monkeypatch: pytest.MonkeyPatch) -> None:
     multiplied = []
     whole = module.row_form_differences

@@ -16,12 +16,14 @@ from layerlens.artifacts.compression import CompressionPlan, load_compression_pl
 from layerlens.artifacts.formats import Format
 from layerlens.compressing.held_out import HeldOut, option_of
 from layerlens.errors import CheckpointError, ConfigError, InfeasibleBudgetError, LayerLensError
+from layerlens.models.checkpoint import open_checkpoint
 from layerlens.models.foreign import quiet
 from layerlens.progress import Silent
 from layerlens.words import BudgetName
 from layerlens.workflow import compress as compress_file
 from layerlens.workflow import compress_curves
 from layerlens.workflow.compress import compress
+from layerlens.workflow.compress_curves import option_grid
 from layerlens.workflow.export import export
 from tests.tiny_models import FAMILIES
 from tests.unit.workflow.compressions import Place, config, digest, place, tensor_bytes, write_text
@@ -255,6 +257,27 @@ def test_curves_of_another_run_are_not_overwritten(small_llama: Place, measured:
     with pytest.raises(ConfigError, match="holds another run's files"):
         small_llama.compress(measured, bits_per_weight=9, num_samples=7)
     assert digest(tmp_path / "out.curves") == {name: value for name, value in kept.items() if name != "curves.json"}
+
+
+def test_curves_with_other_options_are_not_taken_for_these(small_llama: Place, measured: Path, tmp_path: Path) -> None:
+    kept = digest(tmp_path / "out.curves")
+    claim = tmp_path / "out.curves" / "run.json"
+    said = json.loads(claim.read_text())
+    assert "is_iterated" in json.dumps(said)
+    # As a release before left it, whose effort of the same name offered other ranks.
+    claim.write_text(json.dumps(said).replace('"is_iterated": false', '"is_iterated": true'))
+    with pytest.raises(ConfigError, match=r"holds another run's files.*is_iterated"):
+        small_llama.compress(measured, dry_run=True, bits_per_weight=9)
+    claim.write_text(json.dumps(said, indent=2) + "\n")
+    assert digest(tmp_path / "out.curves").keys() == kept.keys()
+
+
+def test_lean_effort_is_for_large_models_and_offers_what_a_few_vectors_give(small_llama: Place) -> None:
+    checkpoint = open_checkpoint(str(small_llama.model))
+    with_all, lean = (option_grid(checkpoint, config(size=1, effort=effort)) for effort in ("auto", "lean"))
+    assert (with_all.is_iterated, lean.is_iterated) == (False, True)
+    assert with_all.corrected_widths
+    assert not lean.corrected_widths
 
 
 def test_the_models_own_folder_and_other_folders_are_not_written_to(small_llama: Place, first: Path, tmp_path: Path) -> None:
