@@ -6,11 +6,13 @@ that belongs to a run carries `run.json` (command and config); another run's fil
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +25,9 @@ from layerlens.errors import ConfigError, ManifestError
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 RUN_FILE = "run.json"
+
+#: Characters that `tempfile` puts behind the name of an unfinished file, as a glob.
+_UNFINISHED = "?" * 8
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -116,12 +121,15 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def claim_folder(folder: Path, run: Mapping[str, Any]) -> bool:
+def claim_folder(folder: Path, run: Mapping[str, Any], files: Sequence[str] = ()) -> bool:
     """Make `folder` this run's own, or recognise that it already is.
+
+    What a killed process left half-written of `run.json` and `files` is nobody's: it stops no claim, and is deleted.
 
     Args:
         folder: The output folder of a run.
         run: What identifies the run (command, inputs, config); written to `run.json`.
+        files: Names of files that the run writes there with `write_bytes`.
 
     Returns:
         True when the folder already belongs to the same run, so the run may resume there.
@@ -134,6 +142,7 @@ def claim_folder(folder: Path, run: Mapping[str, Any]) -> bool:
     if marker.exists():
         found = read_claim(folder)
         if found == identity:
+            _remove(_unfinished(folder, files))
             return True
         shown = told(found, identity) if found else ""
         raise ConfigError(
@@ -141,10 +150,22 @@ def claim_folder(folder: Path, run: Mapping[str, Any]) -> bool:
         )
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file, not a folder; choose another output folder")
-    if folder.exists() and any(folder.iterdir()):
+    unfinished = _unfinished(folder, files)
+    if folder.exists() and any(path not in unfinished for path in folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and belongs to no run of this command; choose another output folder")
     write_json(marker, identity)
+    _remove(unfinished)
     return False
+
+
+def _unfinished(folder: Path, files: Sequence[str]) -> list[Path]:
+    """What `write_bytes` left of these files and `run.json` when its process was killed."""
+    return [path for name in (RUN_FILE, *files) for path in folder.glob(f".{name}.{_UNFINISHED}") if path.is_file()]
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def read_claim(folder: Path) -> dict[str, Any] | None:
@@ -154,6 +175,27 @@ def read_claim(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+@contextmanager
+def working_alone(folder: Path) -> Iterator[None]:
+    """Work in a claimed folder as the only process that does; the system lets go of it with the process, however that ends.
+
+    Args:
+        folder: One that `claim_folder` gave this run.
+
+    Raises:
+        ConfigError: another process works there.
+    """
+    with (folder / RUN_FILE).open("rb") as marker:
+        try:
+            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"another process is working in {folder}; wait for it, or choose another output folder") from error
+        except OSError:
+            # Some file systems know no locks; there two runs of one command are the user's to keep apart.
+            pass
+        yield
 
 
 def release_folder(folder: Path) -> None:

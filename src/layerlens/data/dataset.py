@@ -15,6 +15,7 @@ from layerlens.data.lazy import LazyExamples
 from layerlens.data.sources.opening import open_source
 from layerlens.data.task import Task
 from layerlens.data.tasks import build_task
+from layerlens.data.token_ids import TokenIds
 from layerlens.errors import DataError
 from layerlens.words import TaskKind
 
@@ -74,10 +75,11 @@ def load_dataset(
     check_form(kind, table)
     processor = processor_for(kind)
     prepared = prepare(kind, table, config, task, checkpoint_config, processor)
+    built = build_task(prepared.info, processor)
     return LoadedData(
         id=data,
-        task=build_task(prepared.info, processor),
-        examples=LazyExamples(prepared.encoder),
+        task=built,
+        examples=LazyExamples(prepared.encoder, TokenIds.of(checkpoint_config, getattr(built, "pad_token_id", 0))),
         splits=prepared.splits,
         columns=prepared.columns,
         notes=prepared.notes,

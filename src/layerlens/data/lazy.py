@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from layerlens.data.example import Example
+from layerlens.data.token_ids import TokenIds
 
 
 class Encoder(ABC):
@@ -29,10 +30,14 @@ class LazyExamples(Sequence[Example]):
 
     Use `take` for many at once: one batched call of the tokenizer in place of one call for each. Past the encoder's
     `max_cached` examples (images are big) nothing more is kept, and the rest is encoded at each access.
+
+    Args:
+        encoder: Encodes them.
+        token_ids: Looks at every example that was encoded; None to take all.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: Encoder, token_ids: TokenIds | None = None) -> None:
+        self._encoder, self._token_ids = encoder, token_ids
         self._kept: dict[int, Example] = {}
 
     def __len__(self) -> int:
@@ -45,9 +50,15 @@ class LazyExamples(Sequence[Example]):
         return self.take([range(len(self))[index]])[0]
 
     def take(self, indices: Sequence[int]) -> list[Example]:
-        """Return the examples at `indices`, in that order, encoding the missing ones in one go."""
+        """Return the examples at `indices`, in that order, encoding the missing ones in one go.
+
+        Raises:
+            DataError: an example has a token that the model has no embedding for.
+        """
         missing = sorted({index for index in indices if index not in self._kept})
         fresh = dict(zip(missing, self._encoder.encode(missing))) if missing else {}
+        if self._token_ids is not None:
+            self._token_ids.check(fresh.values())
         limit = self._encoder.max_cached
         room = len(fresh) if limit is None else max(0, limit - len(self._kept))
         self._kept.update(list(fresh.items())[:room])

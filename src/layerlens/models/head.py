@@ -36,6 +36,8 @@ from layerlens.models.tree import POOLER, base_model_path, is_under
 #: Features differ in scale by two orders of magnitude between families, so the held-out loss picks the rate.
 LEARNING_RATES = (3e-2, 1e-2, 3e-3, 1e-3)
 WEIGHT_DECAY = 0.05
+#: Samples of a step.
+BATCH_SIZE = 32
 #: Passes over the training samples without a better held-out loss before a rate is given up.
 PATIENCE = 5
 
@@ -61,7 +63,7 @@ def fit_head(
     *,
     seed: int,
     max_steps: int = 400,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     features: Features | None = None,
 ) -> HeadFit | None:
     """Fit the new parameters of a model's head in place; everything else stays as it is.

@@ -20,7 +20,8 @@ def as_sequences(values: Tensor, num_samples: int, name: str) -> Float[Tensor, "
         UnsupportedModelError: the rows cannot be told apart by sample.
     """
     features = values.shape[-1]
-    if values.numel() % (num_samples * features):
+    # Positions that all samples share, as DeBERTa's, are [1, positions, features], of a number that may divide by the samples.
+    if values.numel() % (num_samples * features) or (values.ndim > 2 and len(values) % num_samples):
         raise UnsupportedModelError(
             f"layer {name} reads {tuple(values.shape)} in a batch of {num_samples} samples: its rows cannot be told apart by "
             "sample; such a model can be neither profiled nor compressed"

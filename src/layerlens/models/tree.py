@@ -10,12 +10,14 @@ BertForSequenceClassification
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
+from statistics import median_low
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 
-from layerlens.models.weights import is_adaptable_module
+from layerlens.models.weights import is_adaptable_module, layer_features
 
 POOLER = "pooler"
 #: Heads of models that are no Hugging Face task models, by the name of the module.
@@ -67,18 +69,32 @@ def planned_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def fused_weights(module: nn.Module) -> list[str]:
-    """Return the paths within `module` of stacks of matrices (fused experts), which no linear layer computes."""
+    """Return the paths within `module` of stacks of matrices (fused experts), which no linear layer computes.
+
+    A stack has three axes, or two with the matrices one below the other. Of parameters with two axes those count that are as
+    large as the middle one of the planned matrices: tables of positions, state matrices and routers are smaller.
+    """
+    sizes = [prod(layer_features(child)) for _, child in planned_modules(module)]
+    middle = median_low(sizes) if sizes else 0
     return [
         f"{path}.{name}".lstrip(".")
         for path, owner in module.named_modules()
         for name, weight in owner.named_parameters(recurse=False)
-        if weight.ndim == 3 and min(weight.shape) > 1 and not isinstance(owner, _ConvNd)
+        if _is_stack(owner, weight, middle)
     ]
 
 
 def is_under(path: str, parents: list[str]) -> bool:
     """Whether a module path is one of `parents` or lies below one."""
     return any(path == parent or path.startswith(f"{parent}.") for parent in parents)
+
+
+def _is_stack(owner: nn.Module, weight: Tensor, middle: int) -> bool:
+    if weight.ndim == 3:
+        return min(weight.shape) > 1 and not isinstance(owner, _ConvNd)
+    # torch's own modules hold no experts, also where they are not planned, as `nn.MultiheadAttention` is not.
+    is_known = type(owner).__module__.startswith("torch.") or isinstance(owner, nn.Embedding) or is_adaptable_module(owner)
+    return weight.ndim == 2 and min(weight.shape) > 1 and weight.numel() >= middle and not is_known
 
 
 def _is_block_list(module: nn.Module, is_uniform: bool) -> bool:

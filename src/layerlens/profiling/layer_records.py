@@ -29,8 +29,8 @@ def weights_of(config: ProfilingConfig, proxies: Proxies | None) -> dict[str, fl
         return others
     if sum(weights.values()) <= 0.0:
         raise ConfigError(
-            f"no metric with a weight is left of {', '.join(config.metrics)}: proxies are off, or the samples too few for them; "
-            "add gradient_energy or fisher to metrics"
+            f"no metric with a weight is left of {', '.join(config.metrics)}: proxies are off, as in every streamed profile, "
+            "or the samples too few for them; add gradient_energy or fisher to metrics"
         )
     return weights
 

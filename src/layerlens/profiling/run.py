@@ -39,6 +39,7 @@ from layerlens.profiling.statistics_pass import collect_statistics
 from layerlens.profiling.typical_batch import typical_samples
 from layerlens.profiling.update_timing import update_seconds_per_parameter
 from layerlens.progress import SILENT, Progress
+from layerlens.streaming.memory_guard import MemoryGuard
 
 
 def profile_model(
@@ -68,24 +69,26 @@ def profile_model(
         The profile (the same bytes for the same input), its arrays `spectrum/<layer>` and `gain/<layer>`, and seconds.
 
     Raises:
-        ConfigError: No metric with a weight can be measured.
+        ConfigError: No metric with a weight can be measured, or the memory cap was passed.
         DataError: Fewer than two samples.
         NotFiniteError: A loss or gradient is NaN or infinite.
         UnsupportedModelError: A layer's statistics cannot be told apart by sample.
     """
     watcher = progress or SILENT
-    stages = Stages()
+    stages, guard = Stages(), MemoryGuard(config.max_memory)
     model, task, layers = task_model.model, data.task, layout.layers
     warnings: list[str] = []
     with threads(config.threads):
-        found = _Pass.run(task_model, layout, data, part, config, processes, stages, warnings, watcher)
+        found = _Pass.run(task_model, layout, data, part, config, processes, guard, stages, warnings, watcher)
         statistics, chosen, examples, lengths = found.statistics, found.chosen, found.examples, found.lengths
+        guard.check()
         info = describe_model(task_model, layout)
         arrays: dict[str, np.ndarray] = {}
         with stages.timed("spectra"):
             for spec in watcher.track(layers, "spectra", total=len(layers)):
                 values = singular_values(weight_matrix(model.get_submodule(spec.layer)))
                 arrays[f"spectrum/{spec.layer}"] = values.cpu().numpy()
+        guard.check()
         with stages.timed("curves"):
             gram_tokens = max((sums.shared.num_rows for sums in statistics.layers.values()), default=0)
             measures = measure_layers(
@@ -98,18 +101,21 @@ def profile_model(
                 progress=watcher,
             )
             arrays |= {f"gain/{layer}": curve for layer, curve in measures.curves.items()}
+        guard.check()
         input_groups, losses = statistics.input_groups, statistics.losses
         head_fit = found.head_fit
         # The Grams are the largest thing in memory; nothing below needs them.
         del statistics, found
         with stages.timed("proxies"):
             proxies = measure_proxies(model, layers, layout.blocks, task, examples, lengths, config, watcher)
+        guard.check()
         with stages.timed("timing"):
             typical = typical_samples(lengths, config.batch_size)
             batch = to_device_of(model, task.collate([examples[sample] for sample in typical]))
             num_padded = len(typical) * max(lengths[sample] for sample in typical)
             timing = _time(model, layout, task, batch, len(typical), num_padded)
             blocks = _blocks(model, layout.blocks, task, batch, num_padded)
+        guard.check()
     measured = Measured(
         measures=measures,
         input_groups=input_groups,
@@ -138,7 +144,7 @@ def assist_profile(
 ) -> None:
     """Measure this process's share of the samples for the first process, which runs `profile_model` with the same arguments."""
     with threads(config.threads):
-        _Pass.run(task_model, layout, data, part, config, processes, Stages(), [], SILENT)
+        _Pass.run(task_model, layout, data, part, config, processes, MemoryGuard(config.max_memory), Stages(), [], SILENT)
 
 
 @dataclass(frozen=True)
@@ -160,17 +166,19 @@ class _Pass:
         part: Partition,
         config: ProfilingConfig,
         processes: Processes,
+        guard: MemoryGuard,
         stages: Stages,
         warnings: list[str],
         watcher: Progress,
     ) -> _Pass:
-        """Fit a new head, then run the pass."""
+        """Fit a new head, then run the pass; where processes share it they part here."""
         model, task = task_model.model, data.task
-        chosen = samples_to_profile(data.id, part.train, config.num_samples, config.seed)
-        with stages.timed("head_fit"):
-            head_fit = fit_new_head(task_model, layout, data, part, chosen, config, warnings)
-            processes.share_parameters(model, task_model.new_parameters)
-        with stages.timed("statistics"):
+
+        def fit() -> tuple[list[int], HeadFit | None]:
+            chosen = samples_to_profile(data.id, part.train, config.num_samples, config.seed)
+            return chosen, fit_new_head(task_model, layout, data, part, chosen, config, warnings)
+
+        def measure() -> _Pass:
             examples = data.take(chosen)
             lengths = sample_lengths(model, layout.layers, task, examples)
             blocks = [model.get_submodule(block.path) for block in layout.blocks]
@@ -185,9 +193,20 @@ class _Pass:
                 sample_names=chosen,
                 bf16_blocks=blocks if config.precision == "bf16" else (),
                 processes=processes,
+                after_batch=guard.check,
                 progress=watcher,
             )
-        return cls(statistics, chosen, examples, lengths, head_fit)
+            return cls(statistics, chosen, examples, lengths, head_fit)
+
+        with stages.timed("head_fit"):
+            chosen, head_fit = processes.together(fit)
+            processes.share_parameters(model, task_model.new_parameters)
+        with stages.timed("statistics"):
+            found = processes.together(measure)
+            processes.merge(found.statistics)
+            # The first process goes on alone: what befalls it from here on is nothing that others wait for.
+            processes.leave()
+        return found
 
 
 def _time(model: nn.Module, layout: ModelLayout, task: Task, batch: Batch, batch_size: int, num_tokens: int) -> Timing:

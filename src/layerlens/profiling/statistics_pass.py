@@ -6,7 +6,7 @@ of the model's own predictive distribution, while the debiasing of the gradient 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ def collect_statistics(
     space: Space | None = None,
     bf16_blocks: Sequence[nn.Module] = (),
     processes: Processes = ALONE,
+    after_batch: Callable[[], None] = lambda: None,
     progress: Progress = SILENT,
 ) -> Statistics:
     """Run the pass over the calibration samples.
@@ -60,7 +61,8 @@ def collect_statistics(
         sample_names: Position of each sample in the data set, for messages.
         space: Where every layer's statistics are kept; None for the cheaper space, layer by layer.
         bf16_blocks: Blocks of the model whose products are rounded to bfloat16; the others' are in float32.
-        processes: Processes that share the batches; only the first one's result is of all samples then.
+        processes: Processes that share the batches; the result is of this one's, and `processes.merge` adds the others'.
+        after_batch: Called after every batch; may raise to stop.
         progress: Told of every batch.
 
     Raises:
@@ -108,18 +110,18 @@ def collect_statistics(
                 capture.end_backward()
             losses[list(batch.samples)] = per_sample.detach().double().cpu().numpy()
             num_terms += loss_terms(task.info.kind, values).sum().item()
+            after_batch()
     if not_finite is not None:
         with blocks_in_bf16(bf16_blocks, device):
             raise _not_finite_loss(model, task, *not_finite, names)
     check_norms(capture.sums)
-    statistics = Statistics.of_batches(
+    return Statistics.of_batches(
         batches,
         layers=capture.sums,
         input_groups=capture.input_groups,
         losses=losses,
         num_terms=num_terms / max(1, len(examples)),
     )
-    return processes.merge(statistics)
 
 
 def label_seed(batch: CalibrationBatch, seed: int) -> int:

@@ -46,6 +46,11 @@ class Journal:
         self.num_done = step + 1
         self._write()
 
+    def go_back(self, num_done: int) -> None:
+        """Count no more than the first `num_done` steps as done."""
+        self.num_done = min(self.num_done, num_done)
+        self._write()
+
     def save(self, name: str, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Keep what a step left."""
         write_arrays(self.folder / f"{name}.safetensors", arrays)

@@ -56,7 +56,7 @@ class StreamedSteps:
         Args:
             block: Position of the block.
             source: Slot of its input; None for the embeddings' output.
-            target: Slot of its output.
+            target: Slot of its output; its input's own where the step is never done again by itself.
 
         Raises:
             NotFiniteError: an output is NaN or infinite; names the first layer where it arises.
@@ -94,8 +94,12 @@ class StreamedSteps:
 
     def _not_finite(self, block: int, hidden: Tensor, part: Part) -> str:
         """Say where a value that is not finite arises, and that nothing is wrong before it."""
-        path = self._model.layout.blocks[block].path
-        module, call = self._model.model.get_submodule(path), self._samples.call(part, block)
-        name = first_not_finite_layer(module, lambda: self._model.skeleton.call(block, hidden, call))
-        where = path if name is None else f"{path}.{name}"
+        if bool(torch.isfinite(self._samples.entry(part).hidden).all()):
+            path = self._model.layout.blocks[block].path
+            module, call = self._model.model.get_submodule(path), self._samples.call(part, block)
+            name = first_not_finite_layer(module, lambda: self._model.skeleton.call(block, hidden, call))
+            where = path if name is None else f"{path}.{name}"
+        else:
+            # A table that stays on disk was never looked at as a whole.
+            where = first_not_finite_layer(self._model.model, lambda: self._samples.entry(part)) or "the embeddings"
         return f"the output of {where} is NaN or infinite, the first of the model that is; check the model's weights"

@@ -128,6 +128,7 @@ class _Compression:
                 raise
             raise told from error
         finally:
+            self.curves.let_go()
             model.state.reader.close()
 
     def foretold(self) -> CompressResult:

@@ -68,8 +68,10 @@ def curves_and_samples(
     if curves is not None and curves.data.get("hash") != data.hash(samples):
         raise ConfigError(f"{data.id} has changed since {folder.path} was measured; remove that folder or choose another one")
     is_new = curves is None
-    if curves is None:
+    if is_new:
         folder.claim()
+    folder.hold()
+    if curves is None:
         curves = _calibrated(folder, model, data, samples, config, progress)
     chosen = part.race[: config.held_out_samples]
     held_out = HeldOut(

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from layerlens.artifacts.compression import CURVES_FILE, FACTORS_FOLDER, Curves, load_curves, save_curves
-from layerlens.artifacts.store import claim_folder, release_folder
+from layerlens.artifacts.store import claim_folder, release_folder, working_alone
 from layerlens.compressing.option_grid import OptionGrid
 from layerlens.config import CompressConfig, path_beside
 from layerlens.errors import CheckpointError, DataError, LayerLensError, NotFiniteError, UnsupportedModelError
@@ -49,7 +50,8 @@ class CurvesFolder:
         #: Whether calibration is over, so that what fails now is no fault of the model or its data.
         self.is_calibrated = False
         self._checkpoint, self._data, self._config, self._grid = checkpoint, data, config, grid
-        self._has_claim = self._was_kept = False
+        self._is_held = self._was_kept = False
+        self._held = ExitStack()
 
     def kept(self) -> Curves | None:
         """Curves of an earlier run with the same model, data and measuring; None where there are none.
@@ -71,7 +73,20 @@ class CurvesFolder:
             ConfigError: it is another run's.
         """
         claim_folder(self.path, self._identity())
-        self._has_claim = True
+
+    def hold(self) -> None:
+        """Keep other processes from working in the claimed folder until `let_go`.
+
+        Raises:
+            ConfigError: one does.
+        """
+        self._held.enter_context(working_alone(self.path))
+        self._is_held = True
+
+    def let_go(self) -> None:
+        """Let other processes work in the folder."""
+        self._held.close()
+        self._is_held = False
 
     def save(self, curves: Curves) -> None:
         """Keep curves, or more that is known of them."""
@@ -90,7 +105,7 @@ class CurvesFolder:
         Returns:
             The error, with what is kept and how to go on where there is a way.
         """
-        if not self._has_claim:
+        if not self._is_held:
             return error
         if (self.path / CURVES_FILE).exists():
             self.finish()

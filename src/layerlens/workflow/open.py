@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from layerlens.artifacts.layers import ModelLayout
@@ -18,10 +19,11 @@ from layerlens.models.load import TaskModel, load_processor, load_task_model
 from layerlens.models.quantised_base import check_library
 from layerlens.models.roles import describe_layers
 from layerlens.models.streamed.load import StreamedModel, load_streamed_model
+from layerlens.profiling.processes import ALONE, Processes
 from layerlens.progress import SILENT, Progress
 from layerlens.streaming.memory_guard import MemoryGuard
 from layerlens.words import TaskKind
-from layerlens.workflow.execution import is_streamed
+from layerlens.workflow.execution import is_streamed, largest_batch
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,30 @@ def open_model(model: str, data: str, config: DataConfig, *, has_eval_data: bool
     return _opened(checkpoint, loaded, loaded.task.info, config.seed, config.seed, has_eval_data=has_eval_data)
 
 
-def open_profile_model(model: str, data: str, config: ProfilingConfig) -> Opened:
-    """Open a model and its data for a profile: in memory, or as a `StreamedModel` where it shall stay on disk."""
+def open_profile_model(model: str, data: str, config: ProfilingConfig, processes: Processes = ALONE) -> Opened:
+    """Open a model and its data for a profile: in memory, or as a `StreamedModel` where it shall stay on disk.
+
+    Where several processes share the profile the first one decides which, for all of them.
+    """
+    checkpoint, loaded, part = processes.together(partial(_profiled, model, data, config))
+
+    def streams() -> bool:
+        return is_streamed(checkpoint, config, largest_batch(checkpoint, loaded, part, config), processes.num_here)
+
+    def opened(is_on_disk: bool) -> Opened:
+        if not is_on_disk:
+            return _opened(checkpoint, loaded, loaded.task.info, config.seed, config.seed, has_eval_data=False)
+        streamed = load_streamed_model(checkpoint, loaded.task.info, seed=config.seed)
+        return Opened(checkpoint, streamed, streamed.layout, loaded, part)
+
+    return processes.together(partial(opened, processes.of_first(streams)))
+
+
+def _profiled(model: str, data: str, config: ProfilingConfig) -> tuple[Checkpoint, LoadedData, Partition]:
+    """A model that is looked at but not loaded, its data, and who gets which samples."""
     checkpoint = open_checkpoint(model)
-    streams = is_streamed(checkpoint, config)
     loaded = open_data(checkpoint, data, config)
-    if not streams:
-        return _opened(checkpoint, loaded, loaded.task.info, config.seed, config.seed, has_eval_data=False)
-    part = partition(len(loaded.examples), loaded.splits, seed=config.seed, has_eval_data=False)
-    streamed = load_streamed_model(checkpoint, loaded.task.info, seed=config.seed)
-    return Opened(checkpoint, streamed, streamed.layout, loaded, part)
+    return checkpoint, loaded, partition(len(loaded.examples), loaded.splits, seed=config.seed, has_eval_data=False)
 
 
 def open_streamed(

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import OutOfMemoryError
 
-from layerlens.artifacts.profile import PROFILE_FILE, Profile, load_profile, save_profile
-from layerlens.artifacts.store import claim_folder, release_folder
+from layerlens.artifacts.profile import ARRAYS_FILE, PROFILE_FILE, TIMING_FILE, Profile, load_profile, save_profile
+from layerlens.artifacts.store import claim_folder, release_folder, working_alone
 from layerlens.config import ProfilingConfig, output_path
 from layerlens.errors import ConfigError, LayerLensError
 from layerlens.models.devices import choose_device, device_name, forget_peak, peak_device_bytes
 from layerlens.models.streamed.load import StreamedModel
-from layerlens.profiling.processes import Processes, leave_processes, started_processes
+from layerlens.profiling.calibration import samples_to_profile
+from layerlens.profiling.processes import Processes, started_processes
 from layerlens.profiling.run import assist_profile, profile_model
 from layerlens.profiling.streamed.calibrated import measure_demand
 from layerlens.profiling.streamed.memory_plan import choose_settings
@@ -65,13 +68,38 @@ def profile(
 
     Raises:
         LayerLensError: model, data or folder are not what they should be; nothing half-written is left.
+        SystemExit: in all but the first of several processes that share the profile, where that one says what is wrong.
     """
-    config = config or ProfilingConfig()
-    folder = output_path(out)
     processes = started_processes()
-    device = _device(config, processes)
+    with processes.joined(), ExitStack() as held:
+        return _profile(
+            model,
+            data,
+            output_path(out),
+            config or ProfilingConfig(),
+            dry_run=dry_run,
+            command=command,
+            processes=processes,
+            held=held,
+            progress=progress,
+        )
+
+
+def _profile(
+    model: str,
+    data: str,
+    folder: Path,
+    config: ProfilingConfig,
+    *,
+    dry_run: bool,
+    command: str,
+    processes: Processes,
+    held: ExitStack,
+    progress: Progress,
+) -> ProfileResult:
+    device = processes.together(partial(_device, config, processes))
     config = config.model_copy(update={"device": device.type})
-    opened = open_profile_model(model, data, config)
+    opened = open_profile_model(model, data, config, processes)
     if dry_run:
         return ProfileResult(folder, None, facts=_facts(opened, config))
     identity = {
@@ -81,17 +109,21 @@ def profile(
         "data": data,
         "config": config.record(),
     }
+    processes.together(partial(_refuse_several, opened, processes))
+    is_done = processes.of_first(partial(_claimed, folder, identity, held))
     if not processes.is_first:
-        return _assist(opened, config, folder, processes)
-    if claim_folder(folder, identity) and (folder / PROFILE_FILE).exists():
+        if not is_done:
+            assist_profile(opened.task_model, opened.layout, opened.data, opened.part, config, processes=processes)
+        return ProfileResult(folder, None)
+    if is_done:
         found, _, timing = load_profile(folder)
+        _check_data(found, opened, config, folder)
         progress.note(f"{folder} already holds this profile")
         return ProfileResult(folder, found, seconds=timing.stages if timing else {})
     work = folder / WORK_FOLDER
     forget_peak(device)
     try:
         if isinstance(opened.task_model, StreamedModel):
-            _refuse_several(processes)
             with placement_on(device) as placement:
                 measured, arrays, timing = profile_streamed(
                     opened.task_model,
@@ -121,7 +153,6 @@ def profile(
             progress.note(f"computed on {timing.device}, with at most {peak / 2**30:.2f} GiB of its memory")
         save_profile(folder, measured, arrays, timing)
         shutil.rmtree(work, ignore_errors=True)
-        leave_processes()
     except (LayerLensError, OutOfMemoryError) as error:
         shutil.rmtree(work, ignore_errors=True)
         release_folder(folder)
@@ -134,6 +165,22 @@ def profile(
     return ProfileResult(folder, measured, seconds=timing.stages)
 
 
+def _claimed(folder: Path, identity: dict[str, Any], held: ExitStack) -> bool:
+    """Make the folder this run's own, and hold it unless the profile is there already, which is returned."""
+    is_mine = claim_folder(folder, identity, (PROFILE_FILE, ARRAYS_FILE, TIMING_FILE))
+    if is_mine and (folder / PROFILE_FILE).exists():
+        return True
+    held.enter_context(working_alone(folder))
+    return False
+
+
+def _check_data(found: Profile, opened: Opened, config: ProfilingConfig, folder: Path) -> None:
+    """See that the data still hold the samples that a finished profile was measured on."""
+    chosen = samples_to_profile(opened.data.id, opened.part.train, config.num_samples, config.seed)
+    if found.data.hash != opened.data.hash(chosen):
+        raise ConfigError(f"{opened.data.id} has changed since {folder} was written; choose another output folder or remove it")
+
+
 def _device(config: ProfilingConfig, processes: Processes) -> torch.device:
     """Where the profile computes."""
     if processes.count == 1:
@@ -143,17 +190,8 @@ def _device(config: ProfilingConfig, processes: Processes) -> torch.device:
     return choose_device("cpu")
 
 
-def _assist(opened: Opened, config: ProfilingConfig, folder: Path, processes: Processes) -> ProfileResult:
-    """Measure this process's share of the samples for the first one, and write nothing."""
-    if isinstance(opened.task_model, StreamedModel):
-        _refuse_several(processes)
-    assist_profile(opened.task_model, opened.layout, opened.data, opened.part, config, processes=processes)
-    leave_processes()
-    return ProfileResult(folder, None)
-
-
-def _refuse_several(processes: Processes) -> None:
-    if processes.count > 1:
+def _refuse_several(opened: Opened, processes: Processes) -> None:
+    if processes.count > 1 and isinstance(opened.task_model, StreamedModel):
         raise ConfigError("a model that is streamed is profiled by one process; start one, or hold it with --execution memory")
 
 
@@ -188,5 +226,6 @@ def _streamed_facts(model: StreamedModel, opened: Opened, config: ProfilingConfi
         "samples": f"{samples} of {len(opened.part.train)} training samples, at most {config.max_length} tokens each",
         "memory": f"{demand.peak(settings) / 2**20:,.0f} MiB at the peak, {settings.tokens_at_once:,} tokens at once, "
         f"{settings.num_sweeps} sweep(s) a block, weights {'held' if settings.holds_weights else 'read in slices'}",
-        "disk": f"{settings.num_slots * demand.slot_bytes / 2**20:,.0f} MiB of hidden states",
+        "disk": f"{settings.num_slots * demand.slot_bytes / 2**20:,.0f} MiB of hidden states"
+        + (f", and before them {demand.head_bytes / 2**20:,.0f} MiB to fit the new head" if demand.head_bytes else ""),
     }

@@ -14,6 +14,18 @@ from layerlens.errors import ConfigError, ManifestError
 CHECKS = Validation(plan="p", checks=[Check(name="n", value=1.5, target="≥ 1", verdict=Verdict.PASS, meaning="m")])
 
 
+def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    store.claim_folder(tmp_path / "run", {"seed": 1})
+    with store.working_alone(tmp_path / "run"):
+        with pytest.raises(ConfigError, match="another process is working in"), store.working_alone(tmp_path / "run"):
+            raise AssertionError("both were let in")
+        # A failure gives the claim up while the folder is still held.
+        store.release_folder(tmp_path / "run")
+    store.claim_folder(tmp_path / "run", {"seed": 2})
+    with store.working_alone(tmp_path / "run"):
+        assert store.read_claim(tmp_path / "run") == {"seed": 2}
+
+
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     store.write_json(tmp_path / "deep" / "v.json", CHECKS)
     assert store.read_json(tmp_path / "deep" / "v.json", Validation) == CHECKS
@@ -77,3 +89,46 @@ def test_a_folder_with_a_persons_own_files_is_refused_untouched(tmp_path: Path) 
     with pytest.raises(ConfigError, match="is not empty"):
         store.claim_folder(tmp_path, {"command": "profile"})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+RUN = {"command": "profile"}
+
+
+def broken_off(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write a file in a process that is killed meanwhile: nothing is tidied up."""
+
+    class KilledError(BaseException):
+        pass
+
+    def kill(_: int) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.os, "fsync", kill)
+        patched.setattr(store.Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(KilledError):
+            store.write_bytes(path, b"half")
+    assert any(left.name.startswith(f".{path.name}.") for left in path.parent.iterdir())
+
+
+def test_what_a_killed_process_left_of_its_own_files_stops_no_claim_and_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(tmp_path / "run.json", monkeypatch)
+    assert not store.claim_folder(tmp_path, RUN)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    broken_off(tmp_path / "profile.json", monkeypatch)
+    assert store.claim_folder(tmp_path, RUN, ["profile.json"])
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_half_written_files_of_others_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".run.json.backup").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty"):
+        store.claim_folder(tmp_path, RUN)
+    assert [path.name for path in tmp_path.iterdir()] == [".run.json.backup"]
+    store.claim_folder(tmp_path / "theirs", {"command": "race"})
+    broken_off(tmp_path / "theirs" / "profile.json", monkeypatch)
+    with pytest.raises(ConfigError, match="another run's files"):
+        store.claim_folder(tmp_path / "theirs", RUN, ["profile.json"])
+    assert len(list((tmp_path / "theirs").iterdir())) == 2

@@ -245,6 +245,15 @@ def test_fused_experts_are_an_error_that_names_them() -> None:
         describe_layers(model)
 
 
+def test_fused_experts_in_one_matrix_are_an_error_that_names_them() -> None:
+    attention = transformers.models.dbrx.configuration_dbrx.DbrxAttentionConfig(kv_n_heads=2, rope_theta=1e4)
+    experts = transformers.models.dbrx.configuration_dbrx.DbrxFFNConfig(ffn_hidden_size=48, moe_num_experts=4, hidden_size=32)
+    sizes = {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 16, "vocab_size": 64}
+    config = transformers.DbrxConfig(**sizes, attn_config=attention, ffn_config=experts)
+    with pytest.raises(UnsupportedModelError, match=r"transformer\.blocks\.0\.ffn\.experts\.mlp\.w1.* and 3 more"):
+        describe_layers(transformers.DbrxForCausalLM(config))
+
+
 def test_the_vision_checkpoint_has_its_72_layers(shared: Path) -> None:
     model = transformers.AutoModelForImageClassification.from_pretrained(shared / "models" / "deit-tiny")
     layout = describe_layers(model)

@@ -13,6 +13,9 @@ def test_rows_that_no_sample_owns_are_refused() -> None:
     assert as_sequences(torch.zeros(6, 4), 3, "x").shape == (3, 2, 4)
     with pytest.raises(UnsupportedModelError, match="cannot be told apart by sample"):
         as_sequences(torch.zeros(7, 4), 3, "x")
+    # Six positions that all samples share.
+    with pytest.raises(UnsupportedModelError, match="cannot be told apart by sample"):
+        as_sequences(torch.zeros(1, 6, 4), 3, "x")
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (6, 4), (3, 2, 4), (3, 2, 5, 4)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import transformers
 from torch import nn
 
@@ -96,6 +97,26 @@ def test_a_hybrid_of_two_kinds_of_block_is_one_list_of_blocks() -> None:
     model = nn.Module()
     model.layers = nn.ModuleList([Block(), Other()])
     assert [block.path for block in describe_layers(model).blocks] == ["layers.0", "layers.1"]
+
+
+class Scanned(Block):
+    """Has a table, a state matrix and torch's own attention beside its layers."""
+
+    def __init__(self, num_states: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(31, 2))
+        self.states = nn.Parameter(torch.zeros(num_states, 8))
+        self.across = nn.MultiheadAttention(8, 2)
+        self.positions = nn.Embedding(64, 8)
+
+
+def test_small_tables_in_a_block_are_no_experts_and_a_matrix_as_large_as_its_layers_is() -> None:
+    model = nn.Module()
+    model.layers = nn.ModuleList([Scanned(5), Scanned(5)])
+    assert len(describe_layers(model).layers) == 2 * 10
+    model.layers = nn.ModuleList([Scanned(64), Scanned(64)])
+    with pytest.raises(UnsupportedModelError, match=r"layers\.0\.states, layers\.1\.states; LayerLens plans dense"):
+        describe_layers(model)
 
 
 def test_a_tree_without_blocks_has_its_layers_outside_all_blocks() -> None:

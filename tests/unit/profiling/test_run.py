@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from layerlens.config import ProfilingConfig
 from layerlens.data.dataset import LoadedData
 from layerlens.data.example import Example
 from layerlens.data.partition import Partition
-from layerlens.errors import DataError
+from layerlens.errors import ConfigError, DataError
 from layerlens.linalg.singular_values import singular_values
 from layerlens.models.weights import weight_matrix
 from layerlens.profiling.metrics import raw_metrics
 from layerlens.profiling.run import profile_model
+from layerlens.progress import Progress, Silent
+from layerlens.streaming import memory_guard
 from layerlens.words import TaskKind
 from tests.unit.profiling.cases import Case, open_case
 
@@ -40,14 +44,16 @@ KINDS = [
 ]
 
 
-def _profile(case: Case, num_train: int = 40, **settings: Any) -> tuple[Profile, dict[str, np.ndarray], Timing]:
+def _profile(
+    case: Case, num_train: int = 40, progress: Progress | None = None, **settings: Any
+) -> tuple[Profile, dict[str, np.ndarray], Timing]:
     # Samples that are not for the profile hold nothing, so reading one would fail.
     examples: list[Example] = [*case.examples[:num_train], *({} for _ in case.examples[num_train:])]
     data = LoadedData(id="random", task=case.task, examples=examples, splits=None, columns={"text": "text"})
     indices = range(len(case.examples))
     part = Partition(train=tuple(indices[:num_train]), race=tuple(indices[num_train : num_train + 2]), test=())
     config = ProfilingConfig(**(SETTINGS | settings))
-    return profile_model(case.task_model, case.layout, data, part, config, command="layerlens profile")
+    return profile_model(case.task_model, case.layout, data, part, config, command="layerlens profile", progress=progress)
 
 
 def test_switches_for_ablations_change_what_they_say_and_nothing_else(tmp_path: Path) -> None:
@@ -169,3 +175,39 @@ def test_threads_are_put_back(tmp_path: Path) -> None:
     _, _, timing = _profile(case, threads=before + 1)
     assert timing.threads == before + 1
     assert torch.get_num_threads() == before
+
+
+class _Grows(Silent):
+    """Lets the process's peak pass the cap at one item of one stage, and keeps what came."""
+
+    def __init__(self, stage: str, item: int) -> None:
+        self.peak, self.seen = 1, []
+        self._stage, self._item = stage, item
+
+    def track(self, items: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            self.seen.append(description)
+            if (description, number) == (self._stage, self._item):
+                self.peak = 3 << 30
+            yield item
+
+
+@pytest.mark.parametrize(
+    ("stage", "item", "seen"),
+    [
+        # Sixteen samples in batches of four, of which the second one is too large; of the other stages all is seen.
+        ("statistics", 1, {"statistics": 2}),
+        ("spectra", 0, {"statistics": 4, "spectra": 12}),
+        ("gain curves", 3, {"statistics": 4, "spectra": 12, "gain curves": 12}),
+    ],
+)
+def test_a_cap_that_is_passed_ends_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, item: int, seen: dict[str, int]
+) -> None:
+    case = open_case(tmp_path, "bert", TaskKind.CLASSIFICATION, num_samples=44)
+    watcher = _Grows(stage, item)
+    monkeypatch.setattr(memory_guard, "peak_memory", lambda: watcher.peak)
+    with pytest.raises(ConfigError, match=r"the process took 3,072 MiB, above --max-memory 2,048 MiB; give it 3,136 MiB or more"):
+        _profile(case, progress=watcher, proxy="off", max_memory=2 << 30)
+    assert Counter(watcher.seen) == seen
+    assert _profile(case, progress=_Grows(stage, item), proxy="off")[0].layers

@@ -20,6 +20,19 @@ def test_a_journal_goes_on_only_with_the_same_settings(tmp_path: Path) -> None:
     assert not (tmp_path / "work" / "activations.bin").exists()
 
 
+def test_steps_that_are_forgotten_are_done_again_by_the_next_run_too(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "work", {})
+    journal.save("head", {"fit": 1}, {})
+    journal.finish(3)
+    journal.go_back(1)
+    again = Journal(tmp_path / "work", {})
+    for found in (journal, again):
+        assert [found.is_done(step) for step in range(3)] == [True, False, False]
+    assert again.load("head")[0] == {"fit": 1}
+    again.go_back(5)
+    assert not again.is_done(1)
+
+
 def test_a_damaged_journal_begins_anew(tmp_path: Path) -> None:
     Journal(tmp_path / "work", {}).finish(4)
     (tmp_path / "work" / "journal.json").write_text("{")

@@ -51,6 +51,27 @@ def steps_done(curves: Path) -> int:
     return int(json.loads((curves / "work" / "journal.json").read_text())["num_done"])
 
 
+def test_a_folder_that_another_process_works_in_is_left_to_it(
+    small_llama: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command typed twice: the second one is refused, and takes nothing of the first one's away."""
+    told: list[str] = []
+
+    def second(*_: object, **__: object) -> None:
+        with pytest.raises(ConfigError, match="another process is working in") as caught:
+            small_llama.compress(tmp_path / "out", bits_per_weight=9)
+        told.append(str(caught.value))
+        raise ConfigError("the first one fails later")
+
+    monkeypatch.setattr(compress_curves, "measure_curves", second)
+    with pytest.raises(ConfigError, match="the first one fails later"):
+        small_llama.compress(tmp_path / "out", bits_per_weight=9)
+    assert len(told) == 1
+    assert list(tmp_path.iterdir()) == [], "the first one held its claim until it gave it up itself"
+    monkeypatch.undo()
+    assert small_llama.compress(tmp_path / "out", bits_per_weight=9).plan is not None
+
+
 def test_a_disk_that_is_full_before_the_first_step_leaves_nothing(
     small_llama: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

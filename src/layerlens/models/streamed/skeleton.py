@@ -5,6 +5,7 @@
     finish(inputs, hidden)   final norm, pooler, head ──► the model's output                           blocks are stubs
 
 So masks, position embeddings and heads come from the model itself, whatever its family, and no forward pass is written anew.
+That holds only where a block hands the next one its hidden state as it is and nothing else; other models are refused by name.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layerlens.errors import UnsupportedModelError
+from layerlens.models.foreign import one_line
 from layerlens.models.replaced_forward import replaced_forwards
 from layerlens.models.streamed.row_embedding import RowEmbedding
 
 Hidden = Float[Tensor, "samples tokens hidden"]
+
+#: What a model's own code raises where it misses something that its blocks or tables have in memory.
+_MISSING = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class Skeleton:
                 "profile it in memory (--execution memory)"
             )
         self._tables = [module for module in model.modules() if isinstance(module, RowEmbedding)]
-        #: Whether a block gives back (hidden, …) instead of the hidden state alone; known after `probe`, which `entry` runs.
-        self._gives_tuple: bool | None = None
+        #: Items of the tuple that a block gives back, the hidden state first; 0 where it gives that alone. Known after `probe`.
+        self._num_items: int | None = None
 
     @property
     def device(self) -> torch.device:
@@ -76,9 +81,9 @@ class Skeleton:
         """
         # What a stub must give back is not known yet, so the pass ends at the first one.
         entry = self._entry(inputs, num_calls=1)
-        with torch.no_grad():
+        with self._own_code(), torch.no_grad():
             output = self._blocks[0](entry.hidden, *entry.calls[0].args, **entry.calls[0].kwargs)
-        self._gives_tuple = isinstance(output, tuple)
+        self._num_items = len(output) if isinstance(output, tuple) else 0
         hidden = output[0] if isinstance(output, tuple) else output
         if not isinstance(hidden, Tensor) or hidden.shape != entry.hidden.shape:
             raise UnsupportedModelError(
@@ -93,8 +98,11 @@ class Skeleton:
         Args:
             inputs: The model's inputs.
             is_blank: Leave the embedding tables unread; only the calls are wanted then.
+
+        Raises:
+            UnsupportedModelError: the blocks take more from each other than one hidden state.
         """
-        if self._gives_tuple is None:
+        if self._num_items is None:
             self.probe(inputs)
         with self._blank_tables(is_wanted=is_blank):
             return self._entry(inputs, num_calls=len(self._blocks))
@@ -107,7 +115,7 @@ class Skeleton:
 
     def finish(self, inputs: Mapping[str, Any], hidden: Hidden) -> Any:
         """Run the model with `hidden` as what its last block gives back; gradients flow to it."""
-        with self.finishing(hidden):
+        with self.finishing(hidden), self._own_code():
             return self.model(**inputs)
 
     @contextmanager
@@ -124,6 +132,7 @@ class Skeleton:
     def _entry(self, inputs: Mapping[str, Any], *, num_calls: int) -> Entry:
         calls: list[BlockCall] = []
         first: list[Tensor] = []
+        given: list[_Place] = []
 
         def stub(block: int, hidden: Tensor, call: BlockCall) -> Tensor:
             if block != len(calls):
@@ -132,12 +141,18 @@ class Skeleton:
                 )
             if not first:
                 first.append(hidden.detach())
+                given.append(_place(hidden))
+            # What every stub gives back is what the first one got.
+            if given[0] != _place(hidden):
+                raise self._refused(f"it changes the hidden state between {self._names[block - 1]} and {self._names[block]}")
+            if _is_withheld_in((call.args, call.kwargs)):
+                raise self._refused(f"{self._names[block]} reads what the block before it gives beside the hidden state")
             calls.append(call)
             if len(calls) == num_calls:
                 raise _EnoughError
             return hidden
 
-        with self._stubbed(stub), torch.no_grad():
+        with self._stubbed(stub), self._own_code(), torch.no_grad():
             try:
                 self.model(**inputs)
             except _EnoughError:
@@ -147,9 +162,23 @@ class Skeleton:
         )
 
     def _stubbed(self, stub: Callable[[int, Tensor, BlockCall], Tensor]) -> AbstractContextManager[None]:
-        is_tuple = bool(self._gives_tuple)
         return replaced_forwards(
-            [(module, _Stub(position, stub, is_tuple=is_tuple)) for position, module in enumerate(self._blocks)]
+            [(module, _Stub(position, stub, self._num_items or 0)) for position, module in enumerate(self._blocks)]
+        )
+
+    @contextmanager
+    def _own_code(self) -> Iterator[None]:
+        """Tell in one line that the model's own code fails around its blocks."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except _MISSING as error:
+            raise self._refused(f"its own code fails there ({one_line(error)})") from error
+
+    def _refused(self, reason: str) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"{type(self.model).__name__} cannot run block by block: {reason}; profile it in memory (--execution memory)"
         )
 
     @contextmanager
@@ -168,11 +197,29 @@ class _EnoughError(Exception):
     """Ends a forward pass once every block was asked for."""
 
 
-class _Stub:
-    """Stands in for a block's `forward`."""
+class _Withheld:
+    """Stands for what a block gives back beside the hidden state."""
 
-    def __init__(self, position: int, stub: Callable[[int, Tensor, BlockCall], Tensor], *, is_tuple: bool) -> None:
-        self._position, self._stub, self._is_tuple = position, stub, is_tuple
+
+#: Where a tensor lies, and how often it was changed there.
+_Place = tuple[int, tuple[int, ...], tuple[int, ...], int]
+
+
+def _place(hidden: Tensor) -> _Place:
+    return hidden.data_ptr(), tuple(hidden.shape), hidden.stride(), hidden._version
+
+
+def _is_withheld_in(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_is_withheld_in, value.values()))
+    return any(map(_is_withheld_in, value)) if isinstance(value, tuple | list) else isinstance(value, _Withheld)
+
+
+class _Stub:
+    """Stands in for a block's `forward`, which gives back a tuple of so many items, or none."""
+
+    def __init__(self, position: int, stub: Callable[[int, Tensor, BlockCall], Tensor], num_items: int) -> None:
+        self._position, self._stub, self._num_items = position, stub, num_items
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if args:
@@ -181,4 +228,4 @@ class _Stub:
             kwargs = dict(kwargs)
             hidden, rest = kwargs.pop("hidden_states"), ()
         output = self._stub(self._position, hidden, BlockCall(rest, kwargs))
-        return (output,) if self._is_tuple else output
+        return (output, *[_Withheld()] * (self._num_items - 1)) if self._num_items else output

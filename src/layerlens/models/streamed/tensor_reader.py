@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerlens.errors import CheckpointError
+from layerlens.errors import CheckpointError, DataError
 from layerlens.models.headers import ELEMENT_BYTES, TensorHeader
 
 TORCH_DTYPES = {
@@ -76,12 +76,23 @@ class TensorReader:
         self._read_into(name, 0, out)
 
     def gather(self, name: str, rows: Sequence[int]) -> Tensor:
-        """Read single rows of a matrix, in the order given."""
-        row = prod(self._tensors[name].shape[1:])
+        """Read single rows of a matrix, in the order given.
+
+        Raises:
+            CheckpointError: as `read`.
+            DataError: the matrix has no such row; what lies there in the file is another tensor's.
+        """
+        header = self._tensors[name]
+        if outside := [index for index in rows if not 0 <= index < header.shape[0]]:
+            raise DataError(
+                f"row {outside[0]} of {name} is asked for, which has {header.shape[0]} rows in {header.file}; use the tokenizer "
+                "and a --max-length that the model was trained with"
+            )
+        row = prod(header.shape[1:])
         out = torch.empty(len(rows), row, dtype=self.dtype(name))
         for position, index in enumerate(rows):
             self._read_into(name, index * row, out[position])
-        return out.view(len(rows), *self._tensors[name].shape[1:])
+        return out.view(len(rows), *header.shape[1:])
 
     def close(self) -> None:
         """Close every file."""

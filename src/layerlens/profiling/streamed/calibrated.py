@@ -9,12 +9,16 @@ import torch
 
 from layerlens.artifacts.layers import LayerSpec
 from layerlens.config import FisherLabels, ProfilingConfig
+from layerlens.data.batches import example_length, length_sorted_batches
 from layerlens.data.dataset import LoadedData
 from layerlens.data.example import Example
 from layerlens.data.partition import Partition
+from layerlens.models.head import BATCH_SIZE
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.streamed_linear import StreamedLinear
 from layerlens.profiling.calibration import calibration_batches, samples_to_profile
+from layerlens.profiling.head_samples import choose_head_samples
+from layerlens.profiling.layer_records import weights_of
 from layerlens.profiling.sample_lengths import text_lengths
 from layerlens.profiling.spaces import expected_tokens
 from layerlens.profiling.streamed.memory_plan import Demand
@@ -32,11 +36,16 @@ class StreamedCalibration:
 
     def __init__(self, model: StreamedModel, data: LoadedData, part: Partition, config: ProfilingConfig) -> None:
         self.model, self.data, self.part, self.config = model, data, part, config
+        # A streamed profile has no proxies: what only they could rank is refused before anything is measured.
+        weights_of(config, None)
         self.chosen = samples_to_profile(data.id, part.train, config.num_samples, config.seed)
         self.examples = data.take(self.chosen)
         self.lengths = self._lengths(self.examples)
         self.batches = calibration_batches(
             self.lengths, batch_size=config.batch_size, gram_tokens=config.gram_tokens, seed=config.seed
+        )
+        self.head = (
+            choose_head_samples(part.train, self.chosen, config.head_samples, config.seed) if model.new_parameters else None
         )
         self.labels = ["empirical", "true"] if config.fisher_labels is FisherLabels.TRUE else ["empirical"]
 
@@ -72,7 +81,25 @@ class StreamedCalibration:
             logits_per_token=outputs.out_features if isinstance(outputs, StreamedLinear) else 0,
             slot_bytes=4 * sum(samples * tokens * hidden for samples, tokens, hidden in shapes),
             num_labels=len(self.labels),
+            head_bytes=4 * self._num_head_tokens() * shapes[0][2],
         )
+
+    def data_hash(self) -> str:
+        """Of every sample that enters the numbers: those that are measured, and those that a new head is fitted on."""
+        return self.data.hash([*self.chosen, *([] if self.head is None else [*self.head.train, *self.head.held_out])])
+
+    def _num_head_tokens(self) -> int:
+        """Padded tokens of the samples that a new head is fitted on."""
+        total = 0
+        for indices in () if self.head is None else (self.head.train, self.head.held_out):
+            if text_lengths(self.examples) is None:
+                # Images all have the same number of patches; none is opened to count them.
+                total += len(indices) * self.lengths[0]
+                continue
+            examples = self.data.take(indices)
+            for group in length_sorted_batches(examples, BATCH_SIZE):
+                total += len(group) * max(example_length(examples[position]) for position in group)
+        return total
 
     def _lengths(self, examples: Sequence[Example]) -> list[int]:
         lengths = text_lengths(examples)

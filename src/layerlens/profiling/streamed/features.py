@@ -53,7 +53,7 @@ class StreamedFeatures(Features):
     def prepare(self, batches: Sequence[Batch]) -> Callable[[int], AbstractContextManager[None]]:
         """Run the blocks over the batches; the result makes the model's forward pass of batch i take the kept hidden state."""
         samples = Samples.of_batches(self._model.skeleton, self._task, batches, self._tokens_at_once)
-        store = ActivationStore(self._folder / f"features-{len(self._stores)}.bin", samples.shapes, num_slots=2)
+        store = ActivationStore(self._folder / f"features-{len(self._stores)}.bin", samples.shapes, num_slots=1)
         self._stores.append(store)
         steps = StreamedPass(
             self._model,
@@ -65,12 +65,13 @@ class StreamedFeatures(Features):
         )
         num_blocks = len(self._model.layout.blocks)
         self._placement.follow(range(num_blocks))
+        # In place: a part is read before it is written, and a fit that was stopped starts from the embeddings again.
         for block in self._progress.track(range(num_blocks), "features for the head", total=num_blocks):
-            steps.forward(block, None if block == 0 else block % 2, (block + 1) % 2)
+            steps.forward(block, None if block == 0 else 0, 0)
 
         @contextmanager
         def at(batch: int) -> Iterator[None]:
-            hidden: Tensor = store.read(num_blocks % 2, batch, 0, samples.shapes[batch][0]).to(self._placement.device)
+            hidden: Tensor = store.read(0, batch, 0, samples.shapes[batch][0]).to(self._placement.device)
             with self._model.skeleton.finishing(hidden):
                 yield
 

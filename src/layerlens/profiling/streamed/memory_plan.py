@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from layerlens.artifacts.layers import LayerSpec
+from layerlens.errors import ConfigError
 from layerlens.linalg.singular_values import singular_values_bytes
 from layerlens.models.streamed.weight_source import SLICE_BYTES
 from layerlens.profiling.spaces import Tokens, curve_bytes, statistics_bytes
+from layerlens.streaming.boundaries import fewest_slots
 from layerlens.streaming.memory_guard import libraries_bytes
 from layerlens.streaming.settings import LOSS_TOKENS, fastest_within, halvings, input_groups, slots_within, slowness
 
@@ -71,6 +73,7 @@ class Demand:
         logits_per_token: Outputs of the head for each token; 0 where the head reads one token of a sample.
         slot_bytes: A boundary on disk.
         num_labels: Kinds of labels that gradients come from.
+        head_bytes: Hidden states on disk that a new head is fitted on, before all others; 0 where no head is new.
     """
 
     resident: int
@@ -84,6 +87,7 @@ class Demand:
     logits_per_token: int
     slot_bytes: int
     num_labels: int
+    head_bytes: int = 0
 
     def peak(self, settings: StreamSettings) -> int:
         """Estimated peak of the whole process."""
@@ -118,6 +122,7 @@ def choose_settings(demand: Demand, *, max_memory: int | None, max_store: int) -
     Raises:
         ConfigError: Nothing fits; says the least that would.
     """
+    _check_head(demand, max_store)
     num_slots = slots_within(max_store, demand.slot_bytes, len(demand.layers), demand.num_labels)
     candidates = [
         StreamSettings(at_once, holds_weights, num_sweeps, num_slots, loss_tokens, max_memory)
@@ -129,6 +134,15 @@ def choose_settings(demand: Demand, *, max_memory: int | None, max_store: int) -
     if max_memory is None:
         return candidates[0]
     return fastest_within(candidates, max_memory, peak=demand.peak, slowness=_slowness, purpose="profile")
+
+
+def _check_head(demand: Demand, max_store: int) -> None:
+    if demand.head_bytes > max_store:
+        least = max(demand.head_bytes, fewest_slots(len(demand.layers), demand.num_labels) * demand.slot_bytes)
+        raise ConfigError(
+            f"--max-store {max_store / 2**20:,.0f} MiB is too little for the hidden states that the new head is fitted on; the "
+            f"least that would do is {-(-least // 2**20):,} MiB, or give fewer --head-samples or a smaller --max-length"
+        )
 
 
 def _slowness(settings: StreamSettings) -> float:

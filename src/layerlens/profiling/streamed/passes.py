@@ -15,9 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from layerlens.artifacts.layers import LayerSpec
 from layerlens.errors import NotFiniteError
+from layerlens.models.first_not_finite import first_not_finite_layer
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.profiling.calibration import CalibrationBatch
 from layerlens.profiling.capture import Capture
@@ -27,7 +29,7 @@ from layerlens.profiling.statistics import Statistics
 from layerlens.profiling.statistics_pass import check_norms, label_seed
 from layerlens.streaming.activation_store import ActivationStore
 from layerlens.streaming.placement import Placement
-from layerlens.streaming.samples import Samples
+from layerlens.streaming.samples import Part, Samples
 from layerlens.streaming.steps import StreamedSteps
 from layerlens.words import TaskKind
 
@@ -109,11 +111,7 @@ class StreamedPass(StreamedSteps):
                 positions = list(batches[part.batch].samples[part.samples])
                 if not bool(torch.isfinite(values).all()):
                     bad = positions[int((~torch.isfinite(values)).nonzero()[0])]
-                    name = self._names[bad] if len(self._names) else bad
-                    raise NotFiniteError(
-                        f"the loss of sample {name} is {float(values[positions.index(bad)])}: it arises after the last block, in "
-                        "the head or the loss; check its text and label, and the head's weights"
-                    )
+                    raise NotFiniteError(self._not_finite_loss(bad, float(values[positions.index(bad)]), part, hidden))
                 for labels, target in targets.items():
                     if labels == "true":
                         with torch.enable_grad():
@@ -130,6 +128,16 @@ class StreamedPass(StreamedSteps):
                 del output, per_sample, total, hidden, gradient
                 self._after_part()
         return Losses(losses, num_terms / num_samples)
+
+    def _not_finite_loss(self, sample: int, loss: float, part: Part, hidden: Tensor) -> str:
+        """Say where a loss that is not finite arises; what the last block gave is finite."""
+        name = self._names[sample] if len(self._names) else sample
+        origin = first_not_finite_layer(self._model.model, lambda: self._model.skeleton.finish(part.inputs, hidden))
+        where = f"first at {origin}" if origin else "in the loss itself"
+        return (
+            f"the loss of sample {name} is {loss}, arising after the last block, {where}; check its text and label, and the "
+            "head's weights"
+        )
 
     def backward(
         self,

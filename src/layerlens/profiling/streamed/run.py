@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from layerlens.artifacts.profile import BlockProfile, HeadFit, Profile, Timing
+from layerlens.artifacts.store import sha256_of_json
 from layerlens.config import ProfilingConfig, default_max_rank
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import Partition
@@ -37,13 +38,16 @@ from layerlens.profiling.streamed.calibrated import StreamedCalibration
 from layerlens.profiling.streamed.features import StreamedFeatures
 from layerlens.profiling.streamed.memory_plan import Demand, StreamSettings
 from layerlens.profiling.streamed.passes import Losses, StreamedPass
-from layerlens.profiling.streamed.timing import count_activations, time_blocks
+from layerlens.profiling.streamed.timing import count_activations, shared_inputs, time_blocks
 from layerlens.progress import SILENT, Progress
 from layerlens.streaming.activation_store import ActivationStore
 from layerlens.streaming.journal import Journal
 from layerlens.streaming.memory_guard import MemoryGuard
 from layerlens.streaming.placement import HostPlacement, Placement
 from layerlens.streaming.slots import Slots
+
+#: Hidden states at block boundaries.
+_STATES_FILE = "activations.bin"
 
 
 def profile_streamed(
@@ -72,7 +76,7 @@ def profile_streamed(
         placement: Where blocks are computed; None for the processor. Its owner closes it.
 
     Raises:
-        ConfigError: The disk is full, or the memory cap was passed.
+        ConfigError: The disk is full, the memory cap was passed, or no metric with a weight can be measured.
         DataError: Fewer than two samples.
         NotFiniteError: A loss, an output or a gradient is NaN or infinite.
         UnsupportedModelError: The model cannot be streamed.
@@ -114,6 +118,9 @@ class _Run(StreamedCalibration):
 
     def profile(self, command: str) -> tuple[Profile, dict[str, np.ndarray], Timing]:
         journal = Journal(self.work, self._identity())
+        if 1 < journal.num_done < self._num_steps() and not self._has_states():
+            # Somebody made room: the steps after the head's have nothing to start from.
+            journal.go_back(1)
         # In float32 always: a head fitted on rounded features may stop at another step, and be quite another head.
         with self.stages.timed("head_fit"):
             head_fit = self._fit_head(journal, 0)
@@ -136,9 +143,13 @@ class _Run(StreamedCalibration):
             )
         self.guard.check()
         counted = count_activations(self.model, typical)
+        input_groups = {layer: group for block in blocks for layer, group in block.input_groups.items()}
+        if self.settings.num_sweeps > 1:
+            # Where roles are guessed, readers of one input may be in several sweeps, each blind to the others.
+            input_groups |= shared_inputs(self.model, typical)
         measured = Measured(
             measures=measures,
-            input_groups={layer: group for block in blocks for layer, group in block.input_groups.items()},
+            input_groups=input_groups,
             losses=losses.values,
             gram_tokens=max((block.gram_tokens for block in blocks), default=0),
             lengths=self.lengths,
@@ -160,7 +171,7 @@ class _Run(StreamedCalibration):
         num_blocks = len(self.model.layout.blocks)
         turns = [*range(num_blocks), None, *(block for _, block, _ in self._downward())]
         self.placement.follow(turn for position, turn in enumerate(turns) if not journal.is_done(step + position))
-        with ActivationStore(self.work / "activations.bin", self.samples.shapes, self.slots.num_slots) as store:
+        with ActivationStore(self.work / _STATES_FILE, self.samples.shapes, self.slots.num_slots) as store:
             steps = StreamedPass(
                 self.model,
                 self.samples,
@@ -189,9 +200,21 @@ class _Run(StreamedCalibration):
         precision = self.config.precision
         return {
             **self.settings.identity(),
+            "data": self.data_hash(),
+            "shapes": sha256_of_json({"shapes": self.samples.shapes}),
             **({} if kind == "cpu" else {"device": kind}),
             **({} if precision == "fp32" else {"precision": precision}),
         }
+
+    def _num_steps(self) -> int:
+        """Head, forward, loss and backward."""
+        return 1 + len(self.model.layout.blocks) + 1 + len(self._downward())
+
+    def _has_states(self) -> bool:
+        """Whether the hidden states of an unfinished run are still there."""
+        num_bytes = self.slots.num_slots * sum(4 * samples * tokens * hidden for samples, tokens, hidden in self.samples.shapes)
+        states = self.work / _STATES_FILE
+        return states.exists() and states.stat().st_size == num_bytes
 
     def _upward(self, block: int) -> tuple[int | None, int]:
         target = self.slots.upward(block + 1)

@@ -1,4 +1,4 @@
-"""Seconds and kept activations of the blocks of a streamed model; blocks of one shape share a measurement."""
+"""Seconds, kept activations and shared inputs of the blocks of a streamed model; blocks of one shape share a measurement."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from layerlens.artifacts.layers import BlockSpec
 from layerlens.artifacts.profile import BlockTiming, Timing
 from layerlens.data.example import Example
 from layerlens.data.task import Task
 from layerlens.models.arithmetic import has_fast_bf16, training_autocast
 from layerlens.models.devices import device_name, seconds_now
+from layerlens.models.forward_hooks import taken_off
 from layerlens.models.frozen import frozen
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.streamed_linear import StreamedLinear
@@ -94,6 +97,41 @@ def count_activations(model: StreamedModel, samples: Samples) -> list[float]:
             with frozen(model.model):
                 by_shape[shape] = _kept_bytes(model, samples, part, position) / (num_samples * tokens)
     return [by_shape[_shape(model, position)] for position in range(len(model.layout.blocks))]
+
+
+def shared_inputs(model: StreamedModel, samples: Samples) -> dict[str, str]:
+    """By layer, the first layer of its block that reads the same input, as seen on the first part of the samples."""
+    part = next(samples.parts())
+    by_shape: dict[Any, dict[str, str]] = {}
+    found: dict[str, str] = {}
+    for position, block in enumerate(model.layout.blocks):
+        shape = _shape(model, position)
+        if shape not in by_shape:
+            groups = _shared_in(model, samples, part, position)
+            by_shape[shape] = {_inside(block, layer): _inside(block, first) for layer, first in groups.items()}
+        found |= {f"{block.path}.{layer}": f"{block.path}.{first}" for layer, first in by_shape[shape].items()}
+    return found
+
+
+def _shared_in(model: StreamedModel, samples: Samples, part: Part, block: int) -> dict[str, str]:
+    # What was read stays alive until the end, so that no other tensor takes its address.
+    read: list[Tensor] = []
+    readers: dict[Any, str] = {}
+    groups: dict[str, str] = {}
+
+    def look(layer: str, _: Any, args: tuple[Tensor, ...]) -> None:
+        read.append(args[0])
+        groups[layer] = readers.setdefault((args[0].data_ptr(), args[0].shape, args[0].stride()), layer)
+
+    hidden, call = samples.entry(part).hidden, samples.call(part, block)
+    handles = [module.register_forward_pre_hook(partial(look, layer)) for layer, module in model.layers_of(block).items()]
+    with taken_off(handles), torch.no_grad():
+        model.skeleton.call(block, hidden, call)
+    return groups
+
+
+def _inside(block: BlockSpec, layer: str) -> str:
+    return layer.removeprefix(f"{block.path}.")
 
 
 @dataclass(frozen=True)

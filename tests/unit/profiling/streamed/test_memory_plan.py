@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -101,6 +102,17 @@ def test_the_least_store_that_would_do_does() -> None:
     with pytest.raises(ConfigError, match="the least that would do is 288 MiB"):
         choose_settings(asked, max_memory=None, max_store=100 << 20)
     assert choose_settings(asked, max_memory=None, max_store=288 << 20).num_slots == 6
+
+
+def test_the_hidden_states_of_a_new_head_count_in_the_store() -> None:
+    asked = replace(demand(), head_bytes=(300 << 20) + 1)
+    for store in (100, 300):
+        with pytest.raises(ConfigError, match=r"that the new head is fitted on; the least that would do is 301 MiB"):
+            choose_settings(asked, max_memory=None, max_store=store << 20)
+    assert choose_settings(asked, max_memory=None, max_store=301 << 20).num_slots == 6
+    # Where the blocks need more than the head, that is the least.
+    with pytest.raises(ConfigError, match="the least that would do is 288 MiB"):
+        choose_settings(replace(demand(), head_bytes=200 << 20), max_memory=None, max_store=100 << 20)
 
 
 @pytest.mark.parametrize("num_sweeps", [1, 2, 3, 4, 9])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,13 @@ from layerlens.models.checkpoint import Checkpoint, open_checkpoint
 from layerlens.models.load import load_task_model
 from layerlens.models.roles import describe_layers
 from layerlens.models.streamed.load import StreamedModel, load_streamed_model
+from layerlens.profiling.calibration import samples_to_profile
 from layerlens.profiling.run import profile_model
+from layerlens.profiling.streamed import run
 from layerlens.profiling.streamed.memory_plan import Demand, StreamSettings
 from layerlens.profiling.streamed.run import profile_streamed
 from layerlens.streaming.boundaries import fewest_slots, most_slots
+from layerlens.streaming.journal import Journal
 from layerlens.streaming.memory_guard import MemoryGuard
 from layerlens.workflow.open import open_data
 from tests.functional.test_main_job import write_data
@@ -58,11 +62,16 @@ def shuffle_labels(path: Path) -> None:
 
 
 def case(folder: Path, family: str, *, is_learnable: bool = True, **options: object) -> Case:
-    checkpoint = open_checkpoint(str(save_tiny(family, folder / "model")))
-    config = ProfilingConfig(**{"num_samples": 24, "max_length": 16, "proxy": "off", "batch_size": 8, **options})
+    save_tiny(family, folder / "model")
     path = write_data(folder, family)
     if not is_learnable:
         shuffle_labels(path)
+    return opened(folder / "model", path, **options)
+
+
+def opened(model: Path, path: Path, **options: object) -> Case:
+    checkpoint = open_checkpoint(str(model))
+    config = ProfilingConfig(**{"num_samples": 24, "max_length": 16, "proxy": "off", "batch_size": 8, **options})
     data = open_data(checkpoint, str(path), config)
     return Case(checkpoint, data, partition(len(data.examples), data.splits, seed=0, has_eval_data=False), config)
 
@@ -207,6 +216,63 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bytes(
         except KilledError:
             stops += 1
     assert stops >= 3
+    assert profile == expected
+    assert all(np.array_equal(arrays[name], values) for name, values in expected_arrays.items())
+
+
+@contextmanager
+def stopped_after(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]:
+    """Let a run end the hard way once a step is done, until the context ends."""
+    own = Journal.finish
+
+    def finish(journal: Journal, done: int) -> None:
+        own(journal, done)
+        if done == step:
+            raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "finish", finish)
+        yield
+
+
+@pytest.mark.parametrize("is_of_head_alone", [False, True])
+def test_a_run_goes_on_with_nothing_of_data_that_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_of_head_alone: bool
+) -> None:
+    before = case(tmp_path, "bert")
+    # The head, two blocks forward, the loss.
+    with stopped_after(monkeypatch, 3), pytest.raises(KilledError):
+        run_streamed(before, tmp_path / "work", **WHOLE)
+    kept = samples_to_profile(before.data.id, before.part.train, before.config.num_samples, 0) if is_of_head_alone else []
+    file = tmp_path / "data.csv"
+    head, *rows = file.read_text(encoding="utf-8").splitlines()
+    other = {"early": "late", "late": "early"}
+    for number, row in enumerate(rows):
+        text, label = row.rsplit(",", 1)
+        if number % 3 == 0 and number not in kept:
+            rows[number] = f"{text},{other[label]}"
+    file.write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    after = replace(before, data=open_data(before.checkpoint, str(file), before.config))
+    profile, arrays = run_streamed(after, tmp_path / "work", **WHOLE)
+    expected, expected_arrays = run_streamed(after, tmp_path / "whole", **WHOLE)
+    assert profile == expected
+    assert all(np.array_equal(arrays[name], values) for name, values in expected_arrays.items())
+
+
+def test_a_run_whose_hidden_states_are_gone_computes_them_again_and_keeps_its_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = case(tmp_path, "bert")
+    expected, expected_arrays = run_streamed(measured, tmp_path / "whole", **WHOLE)
+    with stopped_after(monkeypatch, 3), pytest.raises(KilledError):
+        run_streamed(measured, tmp_path / "work", **WHOLE)
+    (tmp_path / "work" / "activations.bin").unlink()
+
+    def fitted_again(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(run, "fit_new_head", fitted_again)
+    profile, arrays = run_streamed(measured, tmp_path / "work", **WHOLE)
     assert profile == expected
     assert all(np.array_equal(arrays[name], values) for name, values in expected_arrays.items())
 
