@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layerlens.artifacts.bench import ArmSummary, Bench, Cell, Finding, Outcome, OverallArm, Paired
-from layerlens.benching.summary import FULL, LAYERLENS, RANDOM, SHUFFLED, UNIFORM
+from layerlens.benching.summary import FULL, LAYERLENS, LAYERLENS_TIME, RANDOM, SHUFFLED, UNIFORM
 
 #: The customary controls, whose results are told for each cell.
 _TOLD = (UNIFORM, FULL, RANDOM, SHUFFLED)
@@ -45,6 +45,7 @@ def _cell(cell: Cell) -> list[Finding]:
         other, paired = cell.arm(name), ours.against(name)
         if other is not None and paired is not None:
             found.append(Finding(topic=cell.name, text=_sentence(cell, ours, other, paired), tone=_tone(name, paired)))
+    found += _in_less_time(cell)
     best = _best(cell)
     if best is not None and best.arm not in (LAYERLENS, *_TOLD):
         paired = ours.against(best.arm)
@@ -57,6 +58,20 @@ def _cell(cell: Cell) -> list[Finding]:
         text = f"The best learning rate lies at the edge of its grid for {', '.join(edges)}; a better one may lie outside."
         found.append(Finding(topic=cell.name, text=text, tone="caution"))
     return found
+
+
+def _in_less_time(cell: Cell) -> list[Finding]:
+    """What the time budget costs or gains beside uniform LoRA."""
+    ours, uniform = cell.arm(LAYERLENS_TIME), cell.arm(UNIFORM)
+    paired = None if ours is None else ours.against(UNIFORM)
+    if ours is None or uniform is None or paired is None or not uniform.train_seconds:
+        return []
+    text = (
+        f"With a time budget LayerLens has {cell.metric} {_score(ours.mean)} in {ours.train_seconds / uniform.train_seconds:.0%}"
+    )
+    text += f" of the time of uniform LoRA, which has {_score(uniform.mean)}: "
+    text += paired.outcome.value if paired.outcome is Outcome.UNKNOWN else f"{paired.outcome.value}; {_interval(paired)}"
+    return [Finding(topic=cell.name, text=f"{text}.", tone=_tone(UNIFORM, paired))]
 
 
 def _sentence(cell: Cell, ours: ArmSummary, other: ArmSummary, paired: Paired) -> str:

@@ -10,6 +10,7 @@ from layerlens.artifacts.evaluation import is_lower_better
 from layerlens.benching.paired_seeds import compare_paired, mean_interval
 
 FULL, UNIFORM, LAYERLENS, RANDOM, SHUFFLED = "full", "uniform", "layerlens", "random", "shuffled"
+LAYERLENS_TIME = "layerlens-time"
 #: What every arm is held against.
 REFERENCES = (UNIFORM, FULL)
 

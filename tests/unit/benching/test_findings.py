@@ -48,6 +48,14 @@ def test_a_clear_difference_is_claimed_in_its_own_direction() -> None:
     assert worse.tone == "bad"
 
 
+def test_what_a_time_budget_costs_is_told_beside_uniform() -> None:
+    means = {"uniform": 0.70, "layerlens": 0.70, "layerlens-time": 0.60}
+    found = about(findings_of(results(means, wiggle={"layerlens-time": 0.1})), "With a time budget")
+    assert "0.6000 in 100% of the time of uniform LoRA, which has 0.7000: worse" in found.text
+    assert "excludes zero" in found.text
+    assert found.tone == "bad"
+
+
 def test_another_arm_with_the_best_mean_is_named() -> None:
     found = findings_of(results({"uniform": 0.60, "layerlens": 0.70, "mlp": 0.80}, wiggle={"mlp": 0.1}))
     best = about(found, "The best mean is mlp's")
