@@ -13,7 +13,7 @@ from layerlens.streaming.code_pages import drop_code_pages
 #: Interpreter, torch, transformers and the command line before any model: measured on Linux with the CPU build of torch.
 BASE_BYTES = 440 << 20
 #: The same where heavy imports are put off and program code that is not needed is let go.
-_LEAN_BASE_BYTES = 240 << 20
+_LEAN_BASE_BYTES = 256 << 20
 #: The C library's name for the size from which memory comes straight from the system, and that size, bytes.
 _M_MMAP_THRESHOLD, _LARGE_TENSOR = -3, 1 << 20
 
