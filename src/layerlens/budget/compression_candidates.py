@@ -69,7 +69,9 @@ def baselines(menu: Menu, limit_bytes: int) -> tuple[list[Runner], dict[str, str
     for runner in runners:
         unused = limit_bytes - menu.size_of(runner.selection)
         if runner.name in (f"{Rounding.PLAIN}-int8", f"{Rounding.WHITENED}-int8") and unused > _UNUSED * limit_bytes:
-            left_out[f"{runner.name} at all bytes"] = f"no longer factors are on offer, so it runs with {unused:,} bytes fewer"
+            left_out[f"{runner.name} at all bytes"] = (
+                f"longer factors do not fit or are not on offer, so it runs with {unused:,} bytes fewer"
+            )
     return runners, left_out
 
 

@@ -42,14 +42,12 @@ from layerlens.data.dataset import LoadedData
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
-from layerlens.streaming.activation_store import ActivationStore
+from layerlens.streaming.activation_store import STATES_FILE, ActivationStore, is_store_whole
 from layerlens.streaming.journal import JOURNAL_FILE, Journal
 from layerlens.streaming.memory_guard import MemoryGuard
 from layerlens.streaming.slots import Slots
 
 _LABELS = "true"
-#: Hidden states at block boundaries.
-STATES_FILE = "activations.bin"
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ class _Run:
         journal = Journal(self.work, self._identity(self.settings))
         steps = list(self._steps())
         if journal.num_done < len(steps):
-            if journal.num_done and not self._has_states():
+            if journal.num_done and not is_store_whole(self.work / STATES_FILE, self.parts.shapes, self.settings.num_slots):
                 # Somebody made room: the steps to come have nothing to start from.
                 journal.remove()
                 journal = Journal(self.work, self._identity(self.settings))
@@ -154,12 +152,6 @@ class _Run:
         if settings is not None and json.loads(json.dumps(self._identity(settings))) == begun:
             return settings
         return choose_settings(demand, **caps)
-
-    def _has_states(self) -> bool:
-        """Whether the hidden states of an unfinished run are still there."""
-        num_bytes = self.settings.num_slots * sum(4 * samples * tokens * hidden for samples, tokens, hidden in self.parts.shapes)
-        states = self.work / STATES_FILE
-        return states.exists() and states.stat().st_size == num_bytes
 
     def _identity(self, settings: CalibrationSettings) -> dict[str, Any]:
         return {

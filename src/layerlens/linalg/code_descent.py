@@ -56,7 +56,7 @@ def descend_(
     size, step = features // len(scales), rows if row_gram is None else -(-rows // _ROW_BLOCKS)
     blocks = [slice(start, min(rows, start + step)) for start in range(0, rows, step)]
     inverses = [None if row_gram is None else torch.linalg.inv(row_gram[at, at].double()).float() for at in blocks]
-    error = _error(codes, scales, target)
+    error = rounding_error(codes, scales, target)
     product = torch.addmm(error, gram, error, beta=ridge)
     del error
     for group in list(range(len(scales))) * sweeps:
@@ -77,12 +77,13 @@ def descend_(
                 codes[of, at], scales[group, at] = new_codes[0].to(torch.int8), new_scales[0]
                 product[:, at].addmm_(gram[:, of], change)
                 product[of, at].add_(change, alpha=ridge)
-    return product.mul_(_error(codes, scales, target)).sum(0)
+    return product.mul_(rounding_error(codes, scales, target)).sum(0)
 
 
-def _error(
+def rounding_error(
     codes: Int8[Tensor, "features rows"], scales: Float32[Tensor, "groups rows"], target: Float32[Tensor, "features rows"]
 ) -> Float32[Tensor, "features rows"]:
+    """(Ŵ − W)ᵀ of codes of whole groups."""
     return (codes.view(len(scales), -1, codes.shape[1]) * scales.unsqueeze(1)).view(target.shape).sub_(target)
 
 

@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Float, Float32, Int8
 from torch import Tensor
 
-from layerlens.linalg.code_descent import descend_, moved
+from layerlens.linalg.code_descent import descend_, moved, rounding_error
 from layerlens.linalg.codes import Codes, dequantise
 from layerlens.linalg.error_feedback import DAMPING, InputFeedback, OutputFeedback, input_feedback, output_feedback
 from layerlens.linalg.nearest_rounding import (
@@ -162,8 +162,7 @@ def _fed_back(
             some = slice(first * size, min(padded, (first + _GROUPS_AT_ONCE) * size))
             weighing[of.start : some.stop, at].addmm_(inputs.unit[of, of.start : some.stop].t(), error)
             if of.stop == some.stop < padded:
-                chosen = codes[some, at].view(-1, size, block_size) * scales[first : group + 1, None, at]
-                error = chosen.view(-1, block_size) - target[some, at]
+                error = rounding_error(codes[some, at], scales[first : group + 1, at], target[some, at])
                 weighing[some.stop :, at].addmm_(inputs.unit[some, some.stop :].t(), error)
     return codes, scales, weighing.square_().mul_(inputs.pivots.unsqueeze(1)).sum(0)
 

@@ -18,7 +18,19 @@ from torch import Tensor
 from layerlens.errors import ConfigError, is_disk_full
 from layerlens.models.streamed.tensor_reader import as_bytes
 
+#: Hidden states at block boundaries, in the work folder of a run.
+STATES_FILE = "activations.bin"
+
 _WIDTH = 4  # bytes of a float32
+
+
+def is_store_whole(path: Path, shapes: Sequence[tuple[int, int, int]], num_slots: int) -> bool:
+    """Whether the store that an unfinished run left is still there in its full length."""
+    return path.exists() and path.stat().st_size == num_slots * _slot_bytes(shapes)
+
+
+def _slot_bytes(shapes: Sequence[tuple[int, int, int]]) -> int:
+    return sum(samples * tokens * hidden * _WIDTH for samples, tokens, hidden in shapes)
 
 
 class ActivationStore:

@@ -114,7 +114,8 @@ class _Compression:
     ) -> None:
         self.checkpoint, self.data_name, self.folder = checkpoint, data, folder
         self.config, self.command, self.progress = config, command, progress
-        self.curves = CurvesFolder(folder, checkpoint, data, config, option_grid(checkpoint, config))
+        self.grid = option_grid(checkpoint, config)
+        self.curves = CurvesFolder(folder, checkpoint, data, config, self.grid)
         self.guard = MemoryGuard(config.max_memory)
 
     def compress(self) -> CompressResult:
@@ -146,8 +147,7 @@ class _Compression:
         plan_compression(unmeasured, self.config)
         smallest = menu_of(unmeasured, self.config).smallest_bytes
         numbers = sum(matrix.out_features * matrix.in_features for matrix in matrices)
-        grid = option_grid(self.checkpoint, self.config)
-        kept = sum(kept_bytes(grid, matrix.out_features, matrix.in_features) for matrix in matrices)
+        kept = sum(kept_bytes(self.grid, matrix.out_features, matrix.in_features) for matrix in matrices)
         stored = sum(matrix.num_bytes for matrix in matrices)
         return CompressResult(
             self.folder,
@@ -223,7 +223,7 @@ class _Compression:
         return held_out.curves, held_out
 
     def _unmeasured(self, model: StreamedModel, data: LoadedData) -> Curves:
-        return unmeasured_curves(model, data.task.info, option_grid(self.checkpoint, self.config))
+        return unmeasured_curves(model, data.task.info, self.grid)
 
     def _tell(self, plans: CompressionPlans) -> None:
         plan = plans.plan

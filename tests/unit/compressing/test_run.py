@@ -15,10 +15,11 @@ from layerlens.compressing import matrices as matrices_file
 from layerlens.compressing.factor_cache import FactorCache
 from layerlens.compressing.matrices import matrices_of, read_matrix
 from layerlens.compressing.option_grid import OptionGrid
-from layerlens.compressing.run import STATES_FILE, MeasureOptions, measure_curves
+from layerlens.compressing.run import MeasureOptions, measure_curves
 from layerlens.compressing.stored_matrix import restored
 from layerlens.errors import ConfigError, ManifestError
 from layerlens.progress import Silent
+from layerlens.streaming.activation_store import STATES_FILE
 from layerlens.streaming.journal import Journal
 from tests.unit.compressing.calibrations import Calibrated, calibrated
 

@@ -40,14 +40,11 @@ from layerlens.profiling.streamed.memory_plan import Demand, StreamSettings
 from layerlens.profiling.streamed.passes import Losses, StreamedPass
 from layerlens.profiling.streamed.timing import count_activations, shared_inputs, time_blocks
 from layerlens.progress import SILENT, Progress
-from layerlens.streaming.activation_store import ActivationStore
+from layerlens.streaming.activation_store import STATES_FILE, ActivationStore, is_store_whole
 from layerlens.streaming.journal import Journal
 from layerlens.streaming.memory_guard import MemoryGuard
 from layerlens.streaming.placement import HostPlacement, Placement
 from layerlens.streaming.slots import Slots
-
-#: Hidden states at block boundaries.
-_STATES_FILE = "activations.bin"
 
 
 def profile_streamed(
@@ -118,7 +115,8 @@ class _Run(StreamedCalibration):
 
     def profile(self, command: str) -> tuple[Profile, dict[str, np.ndarray], Timing]:
         journal = Journal(self.work, self._identity())
-        if 1 < journal.num_done < self._num_steps() and not self._has_states():
+        is_half_done = 1 < journal.num_done < self._num_steps()
+        if is_half_done and not is_store_whole(self.work / STATES_FILE, self.samples.shapes, self.slots.num_slots):
             # Somebody made room: the steps after the head's have nothing to start from.
             journal.go_back(1)
         # In float32 always: a head fitted on rounded features may stop at another step, and be quite another head.
@@ -171,7 +169,7 @@ class _Run(StreamedCalibration):
         num_blocks = len(self.model.layout.blocks)
         turns = [*range(num_blocks), None, *(block for _, block, _ in self._downward())]
         self.placement.follow(turn for position, turn in enumerate(turns) if not journal.is_done(step + position))
-        with ActivationStore(self.work / _STATES_FILE, self.samples.shapes, self.slots.num_slots) as store:
+        with ActivationStore(self.work / STATES_FILE, self.samples.shapes, self.slots.num_slots) as store:
             steps = StreamedPass(
                 self.model,
                 self.samples,
@@ -209,12 +207,6 @@ class _Run(StreamedCalibration):
     def _num_steps(self) -> int:
         """Head, forward, loss and backward."""
         return 1 + len(self.model.layout.blocks) + 1 + len(self._downward())
-
-    def _has_states(self) -> bool:
-        """Whether the hidden states of an unfinished run are still there."""
-        num_bytes = self.slots.num_slots * sum(4 * samples * tokens * hidden for samples, tokens, hidden in self.samples.shapes)
-        states = self.work / _STATES_FILE
-        return states.exists() and states.stat().st_size == num_bytes
 
     def _upward(self, block: int) -> tuple[int | None, int]:
         target = self.slots.upward(block + 1)

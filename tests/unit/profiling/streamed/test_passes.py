@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from layerlens.errors import NotFiniteError
-from layerlens.profiling.streamed.run import profile_streamed
-from layerlens.streaming.boundaries import most_slots
-from tests.unit.profiling.streamed.test_run import WHOLE, case, settings_for
+from tests.unit.profiling.streamed.test_run import WHOLE, case, run_streamed
 
 
 def test_an_overflow_behind_the_last_block_is_named_with_its_layer(tmp_path: Path) -> None:
@@ -19,12 +17,4 @@ def test_an_overflow_behind_the_last_block_is_named_with_its_layer(tmp_path: Pat
     with torch.no_grad():
         model.model.get_parameter("transformer.ln_f.weight")[3] = float("inf")
     with pytest.raises(NotFiniteError, match=r"arising after the last block, first at transformer\.ln_f;"):
-        profile_streamed(
-            model,
-            measured.data,
-            measured.part,
-            measured.config,
-            work=tmp_path / "work",
-            settings_for=settings_for(most_slots, **WHOLE),
-            command="test",
-        )
+        run_streamed(measured, tmp_path / "work", model=model, **WHOLE)

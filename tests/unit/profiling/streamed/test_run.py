@@ -84,10 +84,15 @@ def settings_for(num_slots: Callable[[int, int], int], **settings: object) -> Ca
 
 
 def run_streamed(
-    case: Case, work: Path, num_slots: Callable[[int, int], int] = most_slots, **settings: object
+    case: Case,
+    work: Path,
+    num_slots: Callable[[int, int], int] = most_slots,
+    *,
+    model: StreamedModel | None = None,
+    **settings: object,
 ) -> tuple[Profile, dict[str, np.ndarray]]:
     profile, arrays, _ = profile_streamed(
-        case.streamed(),
+        model or case.streamed(),
         case.data,
         case.part,
         case.config,
@@ -285,12 +290,4 @@ def test_a_block_that_gives_nan_is_named_with_its_layer(tmp_path: Path) -> None:
     with torch.no_grad():
         layer.bias[3] = float("nan")
     with pytest.raises(NotFiniteError, match=r"the output of bert\.encoder\.layer\.1\.intermediate\.dense is NaN or infinite"):
-        profile_streamed(
-            model,
-            measured.data,
-            measured.part,
-            measured.config,
-            work=tmp_path / "work",
-            settings_for=settings_for(most_slots, **WHOLE),
-            command="test",
-        )
+        run_streamed(measured, tmp_path / "work", model=model, **WHOLE)
