@@ -38,7 +38,7 @@ from layerlens.nn.stored_form import coded_shapes
 
 #: Widths that an idle matrix may have: the loss does not feel it, yet somebody may use it.
 _IDLE_WIDTHS = (8,)
-#: Rows of a table whose error is formed at once.
+#: Rows whose error is formed at once.
 _ROWS_AT_ONCE = 2048
 
 
@@ -169,9 +169,9 @@ class _Solver:
         )
 
     def _errors(self, error_of: Callable[[slice], Tensor]) -> Errors:
-        """Of an error that is formed a few rows at a time where rows are priced one by one."""
-        step = _ROWS_AT_ONCE if self.pricer.is_by_row else len(self.weight)
-        return self.pricer.errors_of_parts(error_of(slice(start, start + step)) for start in range(0, len(self.weight), step))
+        """Of an error that is formed a few rows at a time."""
+        starts = range(0, len(self.weight), _ROWS_AT_ONCE)
+        return self.pricer.errors_of_parts(error_of(slice(start, start + _ROWS_AT_ONCE)) for start in starts)
 
     def _option(self, scheme: Scheme, rounding: Rounding, errors: Errors) -> Option:
         return Option(

@@ -3,8 +3,8 @@
     loss(E)            ½ Σ over terms of ‖L E Rᵀ‖²                                              nats for each prediction
     ranks(E, up, down) the same of E + Σ_{k<r} up_k down_kᵀ, for r in a list, adding factor after factor
 
-Products in float32, their squares summed in float64. Rows that are priced one by one are taken a few thousand at a time, and so
-are long factors: beside a table and one of its factors nothing of their size is made.
+Products in float32, their squares summed in float64. Rows are taken a few thousand at a time, and so are long factors: beside a
+matrix and its factors nothing of their size is made, an error included.
 """
 
 from __future__ import annotations
@@ -58,28 +58,24 @@ class Pricer:
             seen = weight.new_ones(len(weight)) if sensitivity.seen_rows is None else sensitivity.seen_rows
             self._output = PriceTerm(seen, torch.zeros(0, weight.shape[1]))
         self._weight_square = squares(weight)
-        self._output_square = self._observed(weight)
-
-    @property
-    def is_by_row(self) -> bool:
-        """Whether rows are priced one by one, so that an error need never be whole."""
-        return all(term.left.ndim == 1 for term in [*self._terms, self._output])
+        observed = self._observation()
+        for part in weight.split(_ROWS):
+            observed.add(part)
+        self._output_square = observed.total()
 
     def errors(self, error: Float[Tensor, "out_features in_features"]) -> Errors:
         """Of one error."""
-        return self.errors_of_parts([error])
+        return self.errors_of_parts(error.split(_ROWS))
 
     def errors_of_parts(self, parts: Iterable[Float[Tensor, "_ in_features"]]) -> Errors:
-        """Of an error that comes in parts of its rows, in order; more than one only where `is_by_row`."""
-        loss = weight = output = 0.0
-        start = 0
+        """Of an error that comes in parts of its rows, in order."""
+        costs, observed = [_Cost(term) for term in self._terms], self._observation()
+        weight = 0.0
         for part in parts:
-            rows = slice(start, start + len(part))
-            start = rows.stop
-            loss += 0.5 * sum(_cost(_rows_of(term, rows), part) for term in self._terms)
             weight += squares(part)
-            output += self._observed(part, rows)
-        return self._relative(loss, weight, output)
+            for cost in [*costs, observed]:
+                cost.add(part)
+        return self._relative(0.5 * sum(cost.total() for cost in costs), weight, observed.total())
 
     def ranks(
         self,
@@ -97,10 +93,10 @@ class Pricer:
             outputs = _rank_costs(self._output, error, up, down, ranks)
         return [self._relative(*found) for found in zip(losses, weights, outputs, strict=True)]
 
-    def _observed(self, error: Tensor, rows: slice = slice(None)) -> float:
+    def _observation(self) -> _Cost | _RowSum:
         if self._sensitivity.inputs is None:
-            return _weighted_squares(error, self._output.left[rows])
-        return _cost(_rows_of(self._output, rows), error)
+            return _RowSum(self._output.left)
+        return _Cost(self._output)
 
     def _relative(self, loss: float, weight_square: float, output_square: float) -> Errors:
         return Errors(
@@ -110,14 +106,40 @@ class Pricer:
         )
 
 
-def _cost(term: PriceTerm, error: Float[Tensor, "out_features in_features"]) -> float:
-    """‖L E Rᵀ‖²."""
-    if term.left.ndim == 2:
-        return squares(term.left @ (error @ term.right.T))
-    return sum(
-        float(((error[rows] @ term.right.T).square().sum(1) * term.left[rows]).sum(dtype=torch.float64))
-        for rows in _rows(len(error))
-    )
+class _Cost:
+    """‖L E Rᵀ‖² of an error that comes in parts of its rows."""
+
+    def __init__(self, term: PriceTerm) -> None:
+        self._term, self._rows = term, 0
+        self._by_row = 0.0
+        self._seen: list[Tensor] = []
+
+    def add(self, part: Float[Tensor, "_ in_features"]) -> None:
+        rows = slice(self._rows, self._rows + len(part))
+        self._rows = rows.stop
+        seen = part @ self._term.right.T
+        if self._term.left.ndim == 2:
+            self._seen.append(seen)
+        else:
+            self._by_row += float((seen.square().sum(1) * self._term.left[rows]).sum(dtype=torch.float64))
+
+    def total(self) -> float:
+        return squares(self._term.left @ torch.cat(self._seen)) if self._seen else self._by_row
+
+
+class _RowSum:
+    """Σ over rows of weight · ‖row‖² of an error that comes in parts of its rows."""
+
+    def __init__(self, weights: Float[Tensor, " out_features"]) -> None:
+        self._weights, self._rows, self._sum = weights, 0, 0.0
+
+    def add(self, part: Float[Tensor, "_ in_features"]) -> None:
+        rows = slice(self._rows, self._rows + len(part))
+        self._rows = rows.stop
+        self._sum += _weighted_squares(part, self._weights[rows])
+
+    def total(self) -> float:
+        return self._sum
 
 
 def _rank_costs(
@@ -168,10 +190,6 @@ def _rank_squares(
 def _weighted_squares(error: Tensor, row_weights: Tensor) -> float:
     """Σ over rows of weight · ‖row‖²."""
     return sum(float((error[rows].square().sum(1) * row_weights[rows]).sum(dtype=torch.float64)) for rows in _rows(len(error)))
-
-
-def _rows_of(term: PriceTerm, rows: slice) -> PriceTerm:
-    return term if term.left.ndim == 2 else PriceTerm(term.left[rows], term.right)
 
 
 def _rows(count: int) -> Iterator[slice]:

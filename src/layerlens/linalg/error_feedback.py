@@ -22,7 +22,9 @@ taken for the identity.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Float32, Int64
@@ -37,6 +39,8 @@ _LARGEST_DOUBLE = 2048
 #: Blocks of rows: more make good more (of 256 rows, 16 blocks leave 5 % more loss than 64), in as many more small products.
 _ROW_BLOCKS = 32
 _SMALLEST_ROW_BLOCK = 8
+#: Share of a factor's columns that are the largest.
+_LARGEST_SHARE = 0.125
 #: Numbers of a factor that change places at once.
 _TURNED_AT_ONCE = 1 << 22
 
@@ -51,7 +55,7 @@ class InputFeedback:
         order: Column at each place of the order of rounding; whole groups.
         unit: N, upper triangular with ones, in the order of rounding.
         pivots: C_jj², what a squared error in a column costs once all later ones have made it good.
-        weights: ‖C_:j‖², the share that a column of E C has in tr(E (A + λI) Eᵀ) where errors are alike.
+        largest: Places of the columns of C that have most of tr(E (A + λI) Eᵀ), ‖C_:j‖², where errors are alike.
         features: Inputs, without padding.
         group_size: Columns in a group.
     """
@@ -61,9 +65,19 @@ class InputFeedback:
     order: Int64[Tensor, " padded"]
     unit: Float32[Tensor, "padded padded"]
     pivots: Float32[Tensor, " padded"]
-    weights: Float32[Tensor, " padded"]
+    largest: Int64[Tensor, " some"]
     features: int
     group_size: int
+
+    @cached_property
+    def largest_columns(self) -> Float32[Tensor, "features some"]:
+        """The largest columns of N, their rows in the stored order, without padding."""
+        return self.unit[self.order.argsort()[: self.features].unsqueeze(1), self.largest]
+
+    @property
+    def largest_pivots(self) -> Float32[Tensor, " some"]:
+        """Theirs."""
+        return self.pivots[self.largest]
 
 
 @dataclass(frozen=True)
@@ -101,8 +115,9 @@ def input_feedback(
     groups = grouped.sum(1).argsort(descending=True, stable=True)
     order = (groups.unsqueeze(1) * group_size + grouped.argsort(dim=1, descending=True, stable=True)[groups]).flatten()
     factor, ridge = _upper_factor(gram, order, damping)
-    pivots, weights = factor.diagonal().square(), torch.linalg.vector_norm(factor, dim=0).square()
-    return InputFeedback(gram, ridge, order, factor.div_(factor.diagonal().clone()), pivots, weights, len(input_gram), group_size)
+    pivots, lengths = factor.diagonal().square(), torch.linalg.vector_norm(factor, dim=0)
+    largest = lengths.topk(math.ceil(_LARGEST_SHARE * len(order))).indices
+    return InputFeedback(gram, ridge, order, factor.div_(factor.diagonal().clone()), pivots, largest, len(input_gram), group_size)
 
 
 def output_feedback(output_gram: Float[Tensor, "out_features out_features"], *, damping: float = DAMPING) -> OutputFeedback:

@@ -13,6 +13,9 @@ Filters multiply in the coarser type that the caller offers, unless so little is
 Rounding is random: what it adds outside the leading span the next filter takes off, down to some 2⁻¹⁹ of the whole in
 bfloat16.
 
+K is multiplied as M A Mᵀ. The long side of M is gone through in parts where it is a table's, so that beside a table and its
+coarser copy nothing has as many rows.
+
 Sources: Zhou, Saad, Tiago, Chelikowsky (2006), Parallel self-consistent-field calculations via Chebyshev-filtered
 subspace acceleration; the start: Halko, Martinsson, Tropp (2011), arXiv 0909.4061; that no gap is needed: Musco, Musco
 (2015), arXiv 1504.05477.
@@ -21,7 +24,9 @@ subspace acceleration; the start: Halko, Martinsson, Tropp (2011), arXiv 0909.40
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -44,13 +49,20 @@ _DROWNED_SHARE = 1e-5
 #: Sizes up to which that is left to a decomposition in float64: above, its time and memory count, and all but that is found.
 LARGEST_DOUBLE = 2048
 _SEED = 0
+#: Columns of M from which on they are those of a table, and how many of them are gone through at once.
+LONG, COLUMNS_AT_ONCE = 16_384, 4096
 
 
 class Seen(NamedTuple):
-    """What a block sees: K X = back(weighted), Xᵀ K X = directᵀ weighted."""
+    """What a block X sees of M, or of some of its columns: Mᵀ X and A Mᵀ X."""
 
     direct: Float32[Tensor, "large width"]
     weighted: Float32[Tensor, "large width"]
+
+    @property
+    def form(self) -> Float32[Tensor, "width width"]:
+        """Xᵀ K X."""
+        return self.direct.t() @ self.weighted
 
 
 @dataclass(frozen=True)
@@ -65,75 +77,134 @@ class Products:
     chain: tuple[Tensor, ...]
     metric: Tensor | None
 
+    @property
+    def is_long(self) -> bool:
+        """Whether M's columns are as many as a table's rows, and may be taken in parts."""
+        return self.chain[-1].shape[1] >= LONG and (self.metric is None or self.metric.dim() == 1)
+
     def see(self, block: Float32[Tensor, "size width"]) -> Seen:
         """Mᵀ X and A Mᵀ X."""
-        direct = block
-        for matrix in self.chain:
-            direct = _times(matrix.t(), direct)
-        return Seen(direct, direct if self.metric is None else _times(self.metric, direct))
+        return self._see_part(self._along(block), slice(None))
+
+    def form(self, block: Float32[Tensor, "size width"]) -> Float32[Tensor, "width width"]:
+        """Xᵀ K X."""
+        along = self._along(block)
+        return reduce(Tensor.add_, (self._see_part(along, part).form for part in self._parts()))
+
+    def times(self, block: Float32[Tensor, "size width"]) -> Float32[Tensor, "size width"]:
+        """K X."""
+        along = self._along(block)
+        return self._back((part, self._see_part(along, part).weighted) for part in self._parts())
 
     def back(self, weighted: Float32[Tensor, "large width"]) -> Float32[Tensor, "size width"]:
         """M times what was seen."""
-        for matrix in reversed(self.chain):
-            weighted = _times(matrix, weighted)
-        return weighted
+        return self._back([(slice(None), weighted)])
+
+    def drawn(self, width: int, generator: torch.Generator) -> Float32[Tensor, "size width"]:
+        """M times a random block."""
+        device = self.chain[-1].device
+        drawn = ((part, torch.randn(part.stop - part.start, width, generator=generator)) for part in self._parts())
+        return self._back((part, draw.to(device)) for part, draw in drawn)
 
     def to(self, dtype: torch.dtype) -> Products:
         """The same in another type."""
         return Products(tuple(matrix.to(dtype) for matrix in self.chain), None if self.metric is None else self.metric.to(dtype))
 
+    def _parts(self) -> list[slice]:
+        large = self.chain[-1].shape[1]
+        step = COLUMNS_AT_ONCE if self.is_long else large
+        return [slice(start, min(start + step, large)) for start in range(0, large, step)]
 
-def leading_subspace(exact: Products, coarse: Products, rank: int, energy: float) -> Seen | None:
-    """Find what the leading eigenvectors see, by exact products; they themselves are of no use here.
+    def _along(self, block: Tensor) -> Tensor:
+        """All of Mᵀ X but the product with the last matrix."""
+        for matrix in self.chain[:-1]:
+            block = _times(matrix.t(), block)
+        return block
+
+    def _see_part(self, along: Tensor, part: slice) -> Seen:
+        direct = _times(self.chain[-1][:, part].t(), along)
+        if self.metric is None:
+            return Seen(direct, direct)
+        return Seen(direct, _times(self.metric[part] if self.metric.dim() == 1 else self.metric, direct))
+
+    def _back(self, parts: Iterable[tuple[slice, Tensor]]) -> Tensor:
+        """M times a block that comes in parts of its rows."""
+        block = reduce(Tensor.add_, (_times(self.chain[-1][:, part], rows) for part, rows in parts))
+        for matrix in reversed(self.chain[:-1]):
+            block = _times(matrix, block)
+        return block
+
+
+@dataclass(frozen=True)
+class Leading:
+    """The leading vectors, or what holds as much but for the last half percent.
+
+    Attributes:
+        vectors: Orthonormal, each the best addition to those before it in their span.
+        seen: What they see by exact products; None where that is as long as a table.
+    """
+
+    vectors: Float32[Tensor, "size rank"]
+    seen: Seen | None
+
+
+def leading_subspace(exact: Products, rank: int, energy: float, coarse: torch.dtype | None = None) -> Leading | None:
+    """Find the leading eigenvectors of K.
 
     Args:
         exact: K in float32.
-        coarse: The same in a coarser type, or in float32 again.
         rank: How many; with `OVERSAMPLING` at most the size.
         energy: tr K.
+        coarse: A type in which products are cheaper; none for float32 alone.
 
     Returns:
-        What orthonormal vectors see, each the best addition to those before it in their span; None where the iteration did not
-        converge, or less is left over than float32 resolves and the matrix is small enough for more.
+        None where the iteration did not converge, or less is left over than float32 resolves and the matrix is small enough for
+        more.
     """
-    width, large = rank + OVERSAMPLING, exact.chain[-1].shape[1]
-    draw = torch.randn(large, width, generator=torch.Generator().manual_seed(_SEED)).to(exact.chain[0].device)
-    products, last, degree = coarse, 0.0, _DEGREE
-    block = torch.linalg.qr(products.back(draw))[0]
+    width = rank + OVERSAMPLING
+    products, last, degree = exact if coarse is None else exact.to(coarse), 0.0, _DEGREE
+    block = torch.linalg.qr(products.drawn(width, torch.Generator().manual_seed(_SEED)))[0]
     for _ in range(_ROUNDS):
-        seen = products.see(block)
-        values, vectors = torch.linalg.eigh(seen.direct.t() @ seen.weighted)
+        seen = None if products.is_long else products.see(block)
+        values, vectors = torch.linalg.eigh(products.form(block) if seen is None else seen.form)
         captured = values[-rank:].double().sum().item()
         left = max(energy - captured, 0.0)
-        if products is coarse and left < _COARSE_SHARE * energy and exact is not coarse:
-            products, last, seen = exact, 0.0, exact.see(block)
-        elif left < _DROWNED_SHARE * energy:
-            return None if len(block) <= LARGEST_DOUBLE else _ordered(exact.see(block), rank)
-        elif captured - last <= _LAST_GAIN * left:
-            return _ordered(exact.see(block), rank)
+        if products is not exact and left < _COARSE_SHARE * energy:
+            products, last = exact, 0.0
+            seen = None if products.is_long else products.see(block)
+        elif left < _DROWNED_SHARE * energy and len(block) <= LARGEST_DOUBLE:
+            return None
+        elif left < _DROWNED_SHARE * energy or captured - last <= _LAST_GAIN * left:
+            # The coarse copy of a table fills the memory.
+            del products, seen
+            return _ordered(exact, block, rank)
         else:
             last = captured
-        block = _filtered(products, block @ vectors, seen.weighted @ vectors, values, degree)
-        block, degree = torch.linalg.qr(block)[0], _LATER_DEGREE
+        block = block @ vectors
+        after = products.times(block) if seen is None else products.back(seen.weighted @ vectors)
+        block = torch.linalg.qr(_filtered(products, block, after, values, degree))[0]
+        degree = _LATER_DEGREE
     return None
 
 
-def _ordered(seen: Seen, rank: int) -> Seen:
-    turn = torch.linalg.eigh(seen.direct.t() @ seen.weighted)[1].flip(1)[:, :rank]
+def _ordered(exact: Products, block: Float32[Tensor, "size width"], rank: int) -> Leading:
+    seen = None if exact.is_long else exact.see(block)
+    turn = torch.linalg.eigh(exact.form(block) if seen is None else seen.form)[1].flip(1)[:, :rank]
+    if seen is None:
+        return Leading(block @ turn, None)
     direct = seen.direct @ turn
-    return Seen(direct, direct if seen.weighted is seen.direct else seen.weighted @ turn)
+    return Leading(block @ turn, Seen(direct, direct if seen.weighted is seen.direct else seen.weighted @ turn))
 
 
 def _filtered(
     products: Products,
     block: Float32[Tensor, "size width"],
-    weighted: Float32[Tensor, "large width"],
+    after: Float32[Tensor, "size width"],
     values: Float32[Tensor, " width"],
     degree: int,
 ) -> Float32[Tensor, "size width"]:
-    """T_m(2K / λ − I) X for the interval [0, λ] up to the smallest Ritz value, from what X saw."""
+    """T_m(2K / λ − I) X for the interval [0, λ] up to the smallest Ritz value, from K X."""
     half, top = values[0].item() / 2.0, values[-1].item()
-    after = products.back(weighted)
     if half <= torch.finfo(values.dtype).eps * top:
         return after
     # The first that m steps of cosh grow beyond the limit is one too many.
@@ -142,7 +213,7 @@ def _filtered(
         degree -= 1
     before, after = block, after / half - block
     for _ in range(degree - 1):
-        before, after = after, (products.back(products.see(after).weighted) / half - after) * 2.0 - before
+        before, after = after, (products.times(after) / half - after) * 2.0 - before
     return after
 
 

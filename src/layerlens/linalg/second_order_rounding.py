@@ -26,7 +26,6 @@ Sources: Frantar et al. (2022), arXiv 2210.17323 (GPTQ); Tseng, Sun, De Sa (2025
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -51,10 +50,10 @@ _FACTORS = (1.0, 0.8, 0.85, 0.9, 0.95, 1.03, 1.06, 1.1)
 _COLUMNS_AT_ONCE = 8
 #: Groups whose errors go to all later columns in one product: each by itself, such a product would wait for memory.
 _GROUPS_AT_ONCE = 8
-#: Share of the factor's columns by which nearest rounding is first seen to lose more, and by how much to be sure in float32.
-_SEEN_SHARE, _SURE = 0.125, 1e-3
-#: Rows that are rounded together where rows do not see each other.
-_ROWS_AT_ONCE = 1024
+#: By how much nearest rounding has to be seen to lose more, to be sure in float32.
+_SURE = 1e-3
+#: Rows that are rounded together where rows do not see each other: fewer of long ones, whose copies are what fills the memory.
+_ROWS_AT_ONCE, _NUMBERS_AT_ONCE = 1024, 1 << 22
 
 
 def second_order_rounding(
@@ -89,8 +88,9 @@ def second_order_rounding(
     padded = len(inputs.order)
     codes = torch.empty(len(values), padded, dtype=torch.int8, device=values.device)
     scales = torch.empty(len(values), padded // inputs.group_size, dtype=torch.bfloat16, device=values.device)
-    for start in range(0, len(values), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
+    step = min(_ROWS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // padded))
+    for start in range(0, len(values), step):
+        rows = slice(start, start + step)
         part = _rounded(values[rows], inputs, None, bits, sweeps)
         codes[rows], scales[rows] = part.values, part.scales
     return Codes(codes, scales, bits, inputs.group_size, inputs.features)
@@ -224,9 +224,7 @@ def _refused_by_row(
     nearest = round_with_searched_scales(weight, found.bits, found.group_size, gram.diagonal())
     error, other = (dequantise(codes) - weight for codes in (found, nearest))
     # e (A + λI) eᵀ is a sum over the columns of E C: those of the largest columns of C hold most of it.
-    some = inputs.weights.topk(math.ceil(_SEEN_SHARE * len(inputs.order))).indices
-    place = torch.nonzero(inputs.order < inputs.features).squeeze(1)
-    seen = (other[:, inputs.order[place]] @ inputs.unit[:, some][place]).square_() @ inputs.pivots[some]
+    seen = (other @ inputs.largest_columns).square_() @ inputs.largest_pivots
     least = seen * (1.0 - _SURE) - inputs.ridge * other.square().sum(1)
     most = losses * (1.0 + _SURE) - inputs.ridge * error.square().sum(1)
     unsure = torch.nonzero(least < most).squeeze(1)

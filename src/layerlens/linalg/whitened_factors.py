@@ -25,7 +25,15 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from layerlens.linalg.fast_products import fast_products
-from layerlens.linalg.leading_subspace import LARGEST_DOUBLE, OVERSAMPLING, Products, Seen, leading_subspace
+from layerlens.linalg.leading_subspace import (
+    COLUMNS_AT_ONCE,
+    LARGEST_DOUBLE,
+    LONG,
+    OVERSAMPLING,
+    Products,
+    Seen,
+    leading_subspace,
+)
 from layerlens.linalg.quadratic_form import trace_form
 from layerlens.linalg.singular_values import multiplies_bfloat16
 
@@ -40,9 +48,8 @@ _LARGEST_DOUBLE = 512
 _RIDGE = 1e-6
 #: Directions below this share of the leading one are rounding.
 _DROWNED = {torch.float64: 1e-12, torch.float32: 1e-10}
-#: Columns from which on a matrix is a table, whose long side is gone through in parts of so many columns, and its factors so many
-#: numbers at a time.
-_LONG, _COLUMNS_AT_ONCE, _NUMBERS_AT_ONCE = 16_384, 4096, 1 << 23
+#: Numbers of a table's factors that are gone through at once.
+_NUMBERS_AT_ONCE = 1 << 23
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -103,13 +110,16 @@ def _factors(weight: Float32[Tensor, "rows columns"], inner: Metric, outer: Metr
     energy = _energy(weight, inner, outer)
     root = None if outer is None else _root(outer)
     is_iterated = len(weight) >= _SMALLEST_ITERATED and rank <= most_iterated(len(weight))
-    found = _iterated(weight, inner, root, rank, energy) if is_iterated else None
-    if found is None and weight.shape[1] >= _LONG and (inner is None or inner.dim() == 1):
-        down = _decomposed_long(weight, inner, root, rank)
+    products = Products((weight,) if root is None else (root.t(), weight), inner)
+    coarse = torch.bfloat16 if multiplies_bfloat16(weight.device) else None
+    found = leading_subspace(products, rank, energy, coarse) if is_iterated else None
+    if products.is_long:
+        vectors = _vectors_long(weight, inner, root, rank) if found is None else found.vectors
+        down = (vectors if root is None else _times(root.to(vectors.dtype), vectors)).float().t() @ weight
         values, seen = _seen_long(weight, inner, down)
         return _priced(down, values, seen, outer, energy)
     dtype = torch.float64 if len(weight) <= (LARGEST_DOUBLE if is_iterated else _LARGEST_DOUBLE) else torch.float32
-    across, weighted = found or _decomposed(weight, inner, root, rank, dtype)
+    across, weighted = (found and found.seen) or _decomposed(weight, inner, root, rank, dtype)
     values = (across * weighted).sum(0, dtype=torch.float64)
     return _priced(across.t(), values, weight.to(across.dtype) @ weighted, outer, energy)
 
@@ -129,13 +139,6 @@ def _priced(
     return Factors(up=up.t().float().contiguous(), down=down.float().contiguous(), loss_of_rank=losses)
 
 
-def _iterated(weight: Float32[Tensor, "small large"], inner: Metric, root: Metric, rank: int, energy: float) -> Seen | None:
-    """downᵀ and A downᵀ by a few vectors, if they converge."""
-    exact = Products((weight,) if root is None else (root.t(), weight), inner)
-    coarse = exact.to(torch.bfloat16) if multiplies_bfloat16(weight.device) else exact
-    return leading_subspace(exact, coarse, rank, energy)
-
-
 def _decomposed(weight: Float32[Tensor, "small large"], inner: Metric, root: Metric, rank: int, dtype: torch.dtype) -> Seen:
     """downᵀ and A downᵀ by all eigenvectors."""
     scaled = (weight if root is None else _times(root.t(), weight)).to(dtype)
@@ -145,23 +148,22 @@ def _decomposed(weight: Float32[Tensor, "small large"], inner: Metric, root: Met
     return Seen(down, down if inner is None else _times(inner.to(dtype), down))
 
 
-def _decomposed_long(
+def _vectors_long(
     weight: Float32[Tensor, "small large"], inner: Metric, root: Metric, rank: int
-) -> Float32[Tensor, "rank large"]:
-    """`down` of a table's long side: beside it nothing has as many columns, and only the Gram is float64."""
+) -> Float64[Tensor, "small rank"]:
+    """Leading eigenvectors of a table's K: only the Gram is float64, and beside it nothing has as many columns."""
     gram = _gram_long(weight, inner)
     if root is not None:
         double = root.double()
         gram = _times(double.t(), _times(double.t(), gram).t())
-    vectors = torch.linalg.eigh((gram + gram.t()) / 2)[1].flip(1)[:, :rank]
-    return (vectors if root is None else _times(double, vectors)).float().t() @ weight
+    return torch.linalg.eigh((gram + gram.t()) / 2)[1].flip(1)[:, :rank]
 
 
 def _gram_long(weight: Float32[Tensor, "small large"], inner: Metric) -> Float64[Tensor, "small small"]:
     """W A Wᵀ."""
     gram = torch.zeros(len(weight), len(weight), dtype=torch.float64, device=weight.device)
-    for start in range(0, weight.shape[1], _COLUMNS_AT_ONCE):
-        columns = slice(start, start + _COLUMNS_AT_ONCE)
+    for start in range(0, weight.shape[1], COLUMNS_AT_ONCE):
+        columns = slice(start, start + COLUMNS_AT_ONCE)
         part = weight[:, columns].double()
         gram += (part if inner is None else part * inner[columns]) @ part.t()
     return gram
@@ -187,7 +189,7 @@ def _energy(weight: Float32[Tensor, "small large"], inner: Metric, outer: Metric
         return trace_form(weight, inner, outer)
     if outer is not None and outer.dim() == 2:
         return trace_form(weight.t(), outer, inner)
-    if weight.shape[1] >= _LONG:
+    if weight.shape[1] >= LONG:
         weighing = weight.new_ones(weight.shape[1]) if inner is None else inner
         rows = torch.stack([(row.square() * weighing).sum(dtype=torch.float64) for row in weight])
         return (rows if outer is None else rows * outer.double()).sum().item()

@@ -21,7 +21,7 @@ from layerlens.compressing.options import (
 )
 from layerlens.compressing.pricing import Pricer
 from layerlens.compressing.sensitivity import PriceTerm, Sensitivity, idle_sensitivity
-from layerlens.linalg import bit_planes, nearest_rounding, second_order_rounding, whitened_factors
+from layerlens.linalg import bit_planes, leading_subspace, nearest_rounding, second_order_rounding, whitened_factors
 from tests.unit.allocations import peak_bytes
 
 OUT, IN = 96, 160
@@ -128,8 +128,10 @@ def test_a_table_is_solved_without_a_second_one_beside_it(monkeypatch: pytest.Mo
         (bit_planes, "_CODES_AT_ONCE", 64 * columns),
         (nearest_rounding, "_ELEMENTS_AT_ONCE", 64 * columns),
         (second_order_rounding, "_ROWS_AT_ONCE", 100),
-        (whitened_factors, "_LONG", rows),
-        (whitened_factors, "_COLUMNS_AT_ONCE", 64),
+        (leading_subspace, "LONG", rows),
+        (whitened_factors, "LONG", rows),
+        (leading_subspace, "COLUMNS_AT_ONCE", 64),
+        (whitened_factors, "COLUMNS_AT_ONCE", 64),
         (whitened_factors, "_NUMBERS_AT_ONCE", 4 * rows),
     ):
         monkeypatch.setattr(module, name, value)

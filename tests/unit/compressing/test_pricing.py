@@ -71,10 +71,9 @@ def test_nothing_is_lost_by_no_error_even_of_a_matrix_of_zeros() -> None:
     assert Pricer(torch.zeros_like(weight), sensitivity).errors(torch.zeros_like(weight)) == Errors(0.0, 0.0, 0.0)
 
 
-def test_a_tables_error_may_come_in_parts_and_a_layers_may_not() -> None:
-    weight, sensitivity = table()
+@pytest.mark.parametrize("kind", [layer, table])
+def test_an_error_may_come_in_parts(kind: type) -> None:
+    weight, sensitivity = kind()
     error = torch.randn_like(weight)
-    pricer = Pricer(weight, sensitivity)
-    assert pricer.is_by_row
-    assert_alike(pricer.errors_of_parts(error.split(7)), written_out(weight, sensitivity, error))
-    assert not Pricer(*layer()).is_by_row
+    found = Pricer(weight, sensitivity).errors_of_parts(error.split(7))
+    assert_alike(found, written_out(weight, sensitivity, error))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from layerlens.linalg import leading_subspace
 from layerlens.linalg import whitened_factors as module
 from layerlens.linalg.whitened_factors import Factors, plain_factors, whitened_factors
 from tests.unit.linalg.rounding_cases import gram, loss, weight
@@ -121,8 +122,9 @@ def test_a_large_matrix_is_decomposed_in_full_where_the_iteration_gives_up(monke
 def test_the_long_side_of_a_table_is_gone_through_in_parts(monkeypatch: pytest.MonkeyPatch, outer_kind: str) -> None:
     values, inner = weight(45, 20), gram(20)
     outer = _outer(outer_kind, 45)
-    monkeypatch.setattr(module, "_LONG", 30)
-    monkeypatch.setattr(module, "_COLUMNS_AT_ONCE", 7)
+    for part in (module, leading_subspace):
+        monkeypatch.setattr(part, "LONG", 30)
+        monkeypatch.setattr(part, "COLUMNS_AT_ONCE", 7)
     monkeypatch.setattr(module, "_NUMBERS_AT_ONCE", 3 * 45)
     for found, metric in ((whitened_factors(values, inner, outer, 100), inner), (plain_factors(values, 100), torch.eye(20))):
         full = outer.diag() if outer is not None and metric is inner else None
