@@ -63,7 +63,7 @@ def plain_milp(curves: Curves, room_bytes: int) -> float:
     found = milp(
         losses / scale,
         constraints=LinearConstraint(rows, low, high),
-        integrality=np.ones(len(groups)),
+        integrality=np.ones(len(groups), dtype=np.int64),
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": TARGET_GAP, "time_limit": 60},
     )

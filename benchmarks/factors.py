@@ -19,6 +19,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def one_layer(name: str, kind: str, weight: Tensor, grams: tuple[Tensor, Tensor]
     svd, svd_wall, (left, values, right) = timed(lambda: torch.linalg.svd(weight, full_matrices=False))
     row: dict[str, Any] = {"layer": name, "spectrum": kind, "svd_seconds": svd, "svd_wall_seconds": svd_wall}
     for rank in RANKS:
-        seconds, wall, factors = timed(lambda rank=rank: plain_factors(weight, rank))
+        seconds, wall, factors = timed(partial(plain_factors, weight, rank))
         row |= {f"seconds_{rank}": seconds, f"wall_seconds_{rank}": wall}
         if rank != max(RANKS):
             continue

@@ -68,9 +68,9 @@ def main() -> None:
     for column in ("arm", "rate", "loss", primary, "chosen"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for arm, rates in figures.items():
-        for rate, runs in rates.items():
+        for label, runs in rates.items():
             score = statistics.mean(run[primary] for run in runs)
-            table.add_row(arm, rate, f"{mean_loss(runs):.4f}", f"{score:.4f}", "←" if best[arm] == rate else "")
+            table.add_row(arm, label, f"{mean_loss(runs):.4f}", f"{score:.4f}", "←" if best[arm] == label else "")
     Console().print(table)
     content = {
         "command": f"python benchmarks/learning_rates.py {options.setting} --seeds {options.seeds}",

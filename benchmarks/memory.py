@@ -220,7 +220,7 @@ def run(name: str, kinds: list[str], options: argparse.Namespace, results: dict[
         reason = lacking(kind, num_weights, options.batch_size)
         make = profiled if kind in MODES else peer
         own = settings | {"head_samples": options.head_samples} if kind in MODES and options.head_samples else settings
-        row = {"outcome": reason} if reason else make(name, kind, options, own)
+        row: dict[str, Any] = {"outcome": reason} if reason else make(name, kind, options, own)
         row |= {
             "shape": name,
             "kind": kind,

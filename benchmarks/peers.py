@@ -46,6 +46,8 @@ from layerlens.words import TaskKind
 from layerlens.workflow.open import Opened, open_model
 
 EVA_RANK = 16
+#: Where opacus leaves what it found, on the weight itself.
+_NORMS, _GRADIENTS = "_norm_sample", "grad_sample"
 
 
 class Case:
@@ -105,7 +107,7 @@ def opacus_ghost(case: Case) -> None:
     for values in case.values:
         case.model.zero_grad()
         case.loss(wrapped, values).backward()
-        norms = torch.stack([weight._norm_sample for weight in weights])
+        norms = torch.stack([getattr(weight, _NORMS) for weight in weights])
         assert torch.isfinite(norms).all()
 
 
@@ -118,10 +120,10 @@ def opacus_grad_sample(case: Case) -> None:
     for values in case.values:
         case.model.zero_grad()
         case.loss(wrapped, values).backward()
-        norms = torch.stack([weight.grad_sample.flatten(1).norm(dim=1) for weight in weights])
+        norms = torch.stack([getattr(weight, _GRADIENTS).flatten(1).norm(dim=1) for weight in weights])
         assert torch.isfinite(norms).all()
         for weight in weights:
-            weight.grad_sample = None
+            setattr(weight, _GRADIENTS, None)
 
 
 def _hooked(case: Case) -> None:

@@ -179,7 +179,7 @@ def _write_weights(shape: Shape, weights: list[Weight], folder: Path) -> None:
         if len(shards) < count and shards[-1].num_bytes + weight.num_bytes / 2 > total / count:
             shards.append(Shard())
         shards[-1].weights.append(weight)
-    where = {}
+    where: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _write_shard(shape.dtype, shard, folder / file)

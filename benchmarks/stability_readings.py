@@ -117,7 +117,7 @@ def over_profiles(kept: np.ndarray) -> Reading:
     while count > 2 and len(copies) < RESAMPLES:
         pairs = []
         for group in kept:
-            drawn = rng.integers(0, count, count).tolist()
+            drawn: list[int] = rng.integers(0, count, size=(count,)).tolist()
             pairs += [group[first, second] for first, second in permutations(drawn, 2) if first != second]
         if pairs:
             copies.append(float(np.mean(pairs)))

@@ -26,7 +26,9 @@ PLAIN_NUMBERS = {"mean_difference", "spearman"}
 def shown(reading: Reading, *, is_share: bool = True) -> str:
     """`3.1% [2.0, 4.4]`, or plain numbers."""
     scale, form = (100.0, ".1f") if is_share else (1.0, ".3f")
-    interval = f" \\[{scale * reading.low:{form}}, {scale * reading.high:{form}}]" if reading.low is not None else ""
+    interval = ""
+    if reading.low is not None and reading.high is not None:
+        interval = f" \\[{scale * reading.low:{form}}, {scale * reading.high:{form}}]"
     return f"{scale * reading.value:{form}}{'%' if is_share else ''}{interval}"
 
 
