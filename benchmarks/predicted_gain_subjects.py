@@ -136,16 +136,19 @@ class Measured:
 
 
 def profiled(subject: Subject, folder: Path, progress: Progress) -> Measured:
-    """Profile and plan a subject in `folder`, or find it done."""
+    """Profile a subject in `folder`, or find it done, and plan it.
+
+    It is planned each time, which takes seconds: a plan that lies there may be of other options or of an older planner. Runs go
+    by their ranks, so finished ones count for whatever plan has the same.
+    """
     make_profile(subject.model_path, str(subject.data), folder / "profile", subject.profiling, progress=progress)
     profile, arrays, _ = load_profile(folder / "profile")
     budget = subject.budget_rank * sum(layer.in_features + layer.out_features for layer in profile.layers)
     path = folder / "plan.json"
-    if not path.exists():
-        config = OptimizationConfig(
-            max_trainable_params=budget, max_rank=subject.profiling.max_rank, max_candidates=subject.max_plans
-        )
-        make_plan(folder / "profile", path, config)
+    config = OptimizationConfig(
+        max_trainable_params=budget, max_rank=subject.profiling.max_rank, max_candidates=subject.max_plans
+    )
+    make_plan(folder / "profile", path, config)
     return Measured(profile, arrays, load_plan(path), load_candidates(path), budget)
 
 

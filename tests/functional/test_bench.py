@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from layerlens.artifacts.bench import Bench
-from layerlens.artifacts.store import read_json
+from layerlens.artifacts.store import read_json, working_alone
 from layerlens.benching.job import JOBS_FOLDER, Job, JobKind
 from layerlens.cli import main
 from layerlens.workflow import bench_job
@@ -197,10 +197,54 @@ def test_a_dry_run_lists_the_runs_and_touches_nothing(place: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_metric_that_the_task_lacks_is_told(place: Path, tmp_path: Path, run: Run) -> None:
-    tasks = {"halves": SUITE["tasks"]["halves"] | {"metric": "bleu"}}
+@pytest.mark.parametrize(("metric", "kinds"), [("bleu", []), ("macro_f1", [JobKind.PROFILE])])
+def test_a_metric_that_the_task_lacks_is_told_before_anything_is_trained(
+    place: Path, tmp_path: Path, done: list[Job], run: Run, metric: str, kinds: list[JobKind]
+) -> None:
+    tasks = {"halves": SUITE["tasks"]["halves"] | {"metric": metric}}
     suite = place / "metric.yaml"
-    suite.write_text(yaml.safe_dump(SUITE | {"tasks": tasks, "arms": ["full"], "seeds": [0]}), encoding="utf-8")
+    suite.write_text(yaml.safe_dump(SUITE | {"tasks": tasks}), encoding="utf-8")
     outcome = run("bench", suite, "--out", tmp_path / "out", "--processes", 0)
-    assert outcome.code == 1
-    assert "classification has no bleu; it has accuracy" in " ".join(outcome.out.split())
+    assert outcome.code == 2
+    assert f"tasks.halves.metric: {metric} is no metric of" in outcome.err.splitlines()[-1]
+    assert [job.kind for job in done] == kinds
+    assert (tmp_path / "out").exists() == bool(kinds)
+
+
+def test_data_that_have_changed_are_refused_before_any_stage(place: Path, tmp_path: Path, done: list[Job], run: Run) -> None:
+    data = tmp_path / "data.csv"
+    shutil.copyfile(place / "data.csv", data)
+    suite, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    changes = {"models": {"bert": str(place / "model")}, "arms": ["full"], "seeds": [0]}
+    suite.write_text(yaml.safe_dump(SUITE | changes), encoding="utf-8")
+    assert run("bench", suite, "--out", out, "--processes", 0).code == 0
+    done.clear()
+    data.write_text(data.read_text(encoding="utf-8") + "one row more,1\n", encoding="utf-8")
+    outcome = run("bench", suite, "--out", out, "--processes", 0)
+    assert (outcome.code, outcome.err.count("\n"), done) == (2, 1, [])
+    assert f"{data} changed since" in outcome.err
+
+
+def test_a_folder_that_another_call_works_in_is_refused(place: Path, copied: Path, run: Run) -> None:
+    forget(copied, "layerlens-seed1")
+    with working_alone(copied):
+        outcome = run("bench", place / "tiny.yaml", "--out", copied, "--processes", 0)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "another process is working" in outcome.err
+
+
+def test_conditions_are_those_of_the_runs_and_not_of_the_last_call(place: Path, copied: Path, done: list[Job], run: Run) -> None:
+    record = copied / JOBS_FOLDER / "bert@halves" / "runs" / "full-seed0" / "done.json"
+    content = json.loads(record.read_text(encoding="utf-8"))
+    assert (content["conditions"]["processes"], content["conditions"]["machine"][-9:]) == (0, "1 threads")
+    content["conditions"] |= {"machine": "another machine", "processes": 2}
+    record.write_text(json.dumps(content), encoding="utf-8")
+    assert run("bench", place / "tiny.yaml", "--out", copied, "--processes", 7).code == 0
+    assert done == []
+    made = read_json(copied / "bench.json", Bench)
+    assert made.machine.startswith("another machine; ")
+    assert [note for note in made.notes if "at a time" in note] == [
+        "Up to 2 runs went on at a time, so seconds hold what they took from each other; compare ratios.",
+        next(note for note in made.notes if note.startswith("Runs of bert on halves were made under different conditions")),
+    ]
+    assert set(made.versions) == {"python", "layerlens", "torch", "transformers", "peft"}

@@ -54,6 +54,7 @@ class Outcome(StrEnum):
     WORSE = "worse"
     NO_DIFFERENCE = "no difference shown"
     UNKNOWN = "one seed cannot tell"
+    """Nor can several whose differences are all the same: without any spread there is no interval."""
 
 
 class Paired(Frozen):
@@ -62,11 +63,17 @@ class Paired(Frozen):
     against: str
     seeds: list[int]
     difference: float = Field(description="mean over the seeds; positive where the arm is better")
-    interval: list[float] | None = Field(description="95 % interval of the mean by Student's t; none for one seed")
+    interval: list[float] | None = Field(description="95 % interval of the mean by Student's t; none for one seed or no spread")
     t_p_value: float | None = Field(description="two-sided paired t test; none for one seed or without any spread")
     permutation_p_value: float | None = Field(description="two-sided, over every change of the differences' signs")
     least_p_value: float | None = Field(description="the smallest that the permutation test can give with so many seeds")
     outcome: Outcome
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in words."""
+        is_without_spread = self.outcome is Outcome.UNKNOWN and len(self.seeds) > 1
+        return "seeds without any spread cannot tell" if is_without_spread else self.outcome.value
 
 
 class ArmSummary(Frozen):

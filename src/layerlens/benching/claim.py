@@ -1,4 +1,4 @@
-"""A suite's folder belongs to one suite: another config is refused there, and the refusal says what differs."""
+"""A suite's folder belongs to one suite on one state of its data: all else is refused there, and told what differs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from layerlens.artifacts.differences import differing_paths, flat, told
-from layerlens.artifacts.store import RUN_FILE, claim_folder, read_claim, write_json
+from layerlens.artifacts.store import RUN_FILE, claim_folder, read_claim, working_alone, write_json
+from layerlens.benching.contents import contents_of
 from layerlens.config.bench import BenchRates, BenchSuite, RateKind
 from layerlens.errors import ConfigError
 
@@ -15,6 +16,8 @@ from layerlens.errors import ConfigError
 _LISTS = ("arms", "seeds")
 _GRIDS = tuple(f"learning_rates.{kind.value}" for kind in RateKind)
 _TABLES = ("models", "tasks")
+#: Key of `run.json` under which the contents of the data stand; folders of older versions lack it.
+_CONTENTS = "contents"
 
 
 def suite_identity(suite: BenchSuite) -> dict[str, Any]:
@@ -35,23 +38,29 @@ def claim_suite_folder(folder: Path, suite: BenchSuite, *, may_extend: bool) -> 
         may_extend: Whether models, tasks, arms, seeds and learning rates may come or go, what both have being the same.
 
     Raises:
-        ConfigError: the folder is another suite's, or no suite's at all; says what differs.
+        ConfigError: the folder is another suite's, or no suite's at all, or its runs were made on other data; says what differs.
+            Another process works there.
     """
-    identity = suite_identity(suite)
-    marker = folder / RUN_FILE
+    identity, contents = suite_identity(suite), contents_of(suite)
     found = read_claim(folder)
     if found is None or found.get("command") != "bench":
-        claim_folder(folder, identity)
+        claim_folder(folder, identity | {_CONTENTS: contents})
         return
+    # Tasks that have left the suite keep their entry: their runs lie there still, and count again when they come back.
+    known = found.pop(_CONTENTS, {})
     differing = differing_paths(found, identity)
     grown = [name for name in differing if _is_growth(name, found, identity)]
     kept = [name for name in differing if not (may_extend and name in grown)]
-    if kept:
-        way = "; --extend true lets a suite grow" if kept == grown else ""
-        shown = told(found, identity, kept)
-        raise ConfigError(f"{folder} holds results of another config: {shown}; choose another --out or remove it{way}")
-    if differing:
-        write_json(marker, identity)
+    faults = [f"another config: {told(found, identity, kept)}"] if kept else []
+    if changed := [source for source, content in contents.items() if known.get(source, content) != content]:
+        faults.append(f"other data: {', '.join(changed)} changed since")
+    if faults:
+        way = "; --extend true lets a suite grow" if kept == grown and not changed else ""
+        raise ConfigError(f"{folder} holds results of {' and of '.join(faults)}; choose another --out or remove it{way}")
+    if differing or not contents.keys() <= known.keys():
+        # Who works here holds the file that lies there now, and would not notice another in its place.
+        with working_alone(folder):
+            write_json(folder / RUN_FILE, identity | {_CONTENTS: known | contents})
 
 
 def _is_growth(name: str, found: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
@@ -68,8 +77,15 @@ def _is_growth(name: str, found: Mapping[str, Any], identity: Mapping[str, Any])
         usual = BenchRates().grid(RateKind(name.partition(".")[2]))
         before, after = ({*map(float, keys.get(name, usual))} for keys in (found, identity))
         return before <= after or after <= before
-    table, _, rest = name.partition(".")
+    table, entry, option = _place(name)
     if table not in _TABLES:
         return False
-    entry = f"{table}.{rest.partition('.')[0]}."
-    return not all(any(key.startswith(entry) for key in keys) for keys in (found, identity))
+    is_in_both = all(any(_place(key)[:2] == (table, entry) for key in keys) for keys in (found, identity))
+    return not is_in_both or (table, option) == ("models", "tasks")
+
+
+def _place(name: str) -> tuple[str, str, str]:
+    """Table, entry and option of a dotted path; an entry's name may hold dots, its options hold no more mappings."""
+    table, _, rest = name.partition(".")
+    entry, _, option = rest.rpartition(".")
+    return table, entry, option

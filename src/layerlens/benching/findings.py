@@ -50,7 +50,7 @@ def _cell(cell: Cell) -> list[Finding]:
     if best is not None and best.arm not in (LAYERLENS, *_TOLD):
         paired = ours.against(best.arm)
         is_worse = paired is not None and paired.outcome is Outcome.WORSE
-        says = "the two have no seed in common" if paired is None else paired.outcome.value
+        says = "the two have no seed in common" if paired is None else paired.verdict
         says = _interval(paired) if paired is not None and is_worse else says
         text = f"The best mean is {best.arm}'s, {_score(best.mean)}; LayerLens has {_score(ours.mean)}: {says}."
         found.append(Finding(topic=cell.name, text=text, tone="bad" if is_worse else "caution"))
@@ -70,7 +70,7 @@ def _in_less_time(cell: Cell) -> list[Finding]:
         f"With a time budget LayerLens has {cell.metric} {_score(ours.mean)} in {ours.train_seconds / uniform.train_seconds:.0%}"
     )
     text += f" of the time of uniform LoRA, which has {_score(uniform.mean)}: "
-    text += paired.outcome.value if paired.outcome is Outcome.UNKNOWN else f"{paired.outcome.value}; {_interval(paired)}"
+    text += paired.verdict if paired.outcome is Outcome.UNKNOWN else f"{paired.verdict}; {_interval(paired)}"
     return [Finding(topic=cell.name, text=f"{text}.", tone=_tone(UNIFORM, paired))]
 
 
@@ -78,7 +78,9 @@ def _sentence(cell: Cell, ours: ArmSummary, other: ArmSummary, paired: Paired) -
     who = _WHO[other.arm]
     scores = f"{cell.metric} {_score(ours.mean)} against {_score(other.mean)}"
     if other.arm == FULL and ours.share_of_full is not None:
-        scores += f", {ours.share_of_full:.1%} of it with {_params(ours)}"
+        # Shares are such that more is better; where less is, the scores stand to each other the other way round.
+        ratio, aside = (1 / ours.share_of_full, ", lower is better,") if cell.is_lower_better else (ours.share_of_full, "")
+        scores += f", {ratio:.1%} of it{aside} with {_params(ours)}"
     elif abs(ours.trainable_params - other.trainable_params) > _EQUAL_SHARE * max(1, other.trainable_params):
         scores += f" with {_params(ours)} against {other.trainable_params:,}"
     if other.arm == UNIFORM and any(
@@ -87,7 +89,8 @@ def _sentence(cell: Cell, ours: ArmSummary, other: ArmSummary, paired: Paired) -
         scores += "; the plan that was chosen is uniform itself"
     match paired.outcome:
         case Outcome.UNKNOWN:
-            return f"LayerLens beside {who}: {scores}. One seed cannot tell whether that is chance."
+            seeds = "One seed" if len(paired.seeds) == 1 else f"{len(paired.seeds)} seeds that all differ by the same amount"
+            return f"LayerLens beside {who}: {scores}. {seeds} cannot tell whether that is chance."
         case Outcome.NO_DIFFERENCE:
             did = "Uniform did as well, as far as these seeds can tell. " if other.arm == UNIFORM else ""
             return f"LayerLens beside {who}: {scores}. {did}No difference shown: {_interval(paired)}."

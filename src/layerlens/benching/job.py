@@ -55,6 +55,14 @@ class Job(Frozen):
     metric: str | None = None
 
 
+class Conditions(Frozen):
+    """Under what a job was done."""
+
+    machine: str
+    processes: int = Field(ge=0, description="jobs at a time, as asked; 0: all in the suite's own process")
+    versions: dict[str, str]
+
+
 class Done(Frozen):
     """The record of a job that ended well."""
 
@@ -65,6 +73,7 @@ class Done(Frozen):
     eval_samples: int | None = None
     train_samples: int | None = Field(default=None, description="samples that a run of this data may train on")
     has_diverged: bool = Field(default=False, description="a learning rate that was too high: an answer like any other")
+    conditions: Conditions | None = Field(default=None, description="records of older versions leave them out")
 
 
 class Failed(Frozen):

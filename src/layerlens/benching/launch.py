@@ -35,7 +35,7 @@ class JobRunner:
 
     @classmethod
     def of(cls, root: Path, config: BenchConfig, threads: int, module: str, work: Callable[[Path, Job], None]) -> JobRunner:
-        """Check that the engine is there, and say how jobs start: `python -m MODULE ROOT JOB.json PARENT`.
+        """Check that the engine is there, and say how jobs start: `python -m MODULE ROOT JOB.json PARENT PROCESSES`.
 
         Raises:
             ConfigError: the engine is Ray, which is not installed.

@@ -31,7 +31,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Launcher:
-    """How a job becomes a process: `command`, the suite's folder, the path of `job.json`, and this process's number.
+    """How a job becomes a process: `command`, the suite's folder, the path of `job.json`, this process's number, jobs at a time.
 
     Attributes:
         root: The suite's folder, absolute.
@@ -45,21 +45,25 @@ class Launcher:
     threads: int
     folder: Path
 
-    def run(self, job: Job) -> int:
+    def run(self, job: Job, processes: int) -> int:
         """Do a job in a process and wait for it.
+
+        Args:
+            job: Which.
+            processes: How many go on at a time, which its record keeps.
 
         Returns:
             The exit code, negative for a signal.
         """
-        return self.start(job).wait()
+        return self.start(job, processes).wait()
 
-    def start(self, job: Job) -> subprocess.Popen[bytes]:
-        """Start a job's process; what it prints goes to its log."""
+    def start(self, job: Job, processes: int) -> subprocess.Popen[bytes]:
+        """Start a job's process as one of so many; what it prints goes to its log."""
         path = write_job(self.root, job)
         environment = os.environ | dict.fromkeys(_THREADS, str(self.threads))
         with (path.parent / LOG_FILE).open("wb") as log:
             return subprocess.Popen(
-                [*self.command, str(self.root), str(path), str(os.getpid())],
+                [*self.command, str(self.root), str(path), str(os.getpid()), str(processes)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -81,7 +85,7 @@ def run_in_processes(jobs: Sequence[Job], launcher: Launcher, *, processes: int)
         while waiting or live:
             while waiting and len(live) < processes:
                 job = waiting.pop(0)
-                live[launcher.start(job)] = job
+                live[launcher.start(job, processes)] = job
             over = [process for process in live if process.poll() is not None]
             for process in over:
                 yield launcher.ended(live.pop(process), process.returncode)

@@ -44,7 +44,8 @@ def compare_paired(
         is_lower_better: Turns the differences round, so that more is better.
 
     Returns:
-        Mean difference with its interval and tests; None without a common seed.
+        Mean difference with its interval and tests; None without a common seed. Differences that are equal but for rounding, and
+        not zero, have no interval: one of no width would claim what a single seed cannot.
     """
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
@@ -53,13 +54,15 @@ def compare_paired(
     differences = [sign * (ours[seed] - theirs[seed]) for seed in seeds]
     scale = max(abs(value) for seed in seeds for value in (ours[seed], theirs[seed]))
     differences = [0.0 if abs(value) <= _ROUNDING * scale else value for value in differences]
-    interval = mean_interval(differences)
+    has_spread = len(seeds) > 1 and stdev(differences) > _ROUNDING * scale
+    is_measured = has_spread or not any(differences)
+    interval = mean_interval(differences) if is_measured else None
     return Paired(
         against=against,
         seeds=seeds,
         difference=fmean(differences),
         interval=None if interval is None else list(interval),
-        t_p_value=paired_t(differences),
+        t_p_value=paired_t(differences) if is_measured else None,
         permutation_p_value=sign_flip(differences) if len(seeds) > 1 else None,
         least_p_value=2.0 ** (1 - len(seeds)) if len(seeds) > 1 else None,
         outcome=_outcome(interval),

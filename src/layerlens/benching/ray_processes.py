@@ -49,7 +49,7 @@ def run_on_ray(jobs: Sequence[Job], launcher: Launcher, *, processes: int) -> It
         gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0) / processes)
         # A run that died is told, not tried again behind the user's back.
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_work)
-        pending = {remote.remote(launcher, job): job for job in jobs}
+        pending = {remote.remote(launcher, job, processes): job for job in jobs}
         while pending:
             (ready,), _ = ray.wait(list(pending), num_returns=1)
             job = pending.pop(ready)
@@ -61,8 +61,8 @@ def run_on_ray(jobs: Sequence[Job], launcher: Launcher, *, processes: int) -> It
             ray.shutdown()
 
 
-def _work(launcher: Launcher, job: Job) -> int:
-    return launcher.run(job)
+def _work(launcher: Launcher, job: Job, processes: int) -> int:
+    return launcher.run(job, processes)
 
 
 def _exit_code(ray: Any, reference: Any) -> int:

@@ -39,7 +39,8 @@ def read_suite(name: str) -> tuple[BenchSuite, Path | None]:
     """
     path = Path(name).expanduser()
     if path.is_file():
-        return _parsed(_text(path), str(path)), path.parent
+        # However the file was reached, its data are the same and bear the same names.
+        return _parsed(_text(path), str(path)), path.parent.resolve()
     if name in known_suites():
         return _parsed((_folder() / f"{name}.yaml").read_text(encoding="utf-8"), f"suite {name}"), None
     raise ConfigError(f"no suite {name!r}: it is no file, and the package holds {', '.join(known_suites())}")
@@ -138,7 +139,7 @@ def _dumped(changes: dict[str, Any]) -> dict[str, Any]:
 def _parsed(text: str, where: str) -> BenchSuite:
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date that no calendar has, an integer of thousands of digits
         raise ConfigError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{where} holds no mapping; a suite has at least name, models, tasks, arms, seeds and budget")

@@ -10,7 +10,7 @@ from layerlens.artifacts.bench import ArmSummary, Bench, Cell, Outcome, OverallA
 from layerlens.benching.summary import FULL, LAYERLENS, UNIFORM
 
 #: How a difference from uniform is marked, beside the number.
-_MARKS = {Outcome.BETTER: "better", Outcome.WORSE: "worse", Outcome.NO_DIFFERENCE: "none shown", Outcome.UNKNOWN: "one seed"}
+_MARKS = {Outcome.BETTER: "better", Outcome.WORSE: "worse", Outcome.NO_DIFFERENCE: "none shown"}
 _WIDE = 110  # columns from which memory and the differences from full fit beside the rest
 
 
@@ -59,7 +59,7 @@ def _overall_table(arms: list[OverallArm]) -> Table:
         title="all cells: scores as shares of full fine-tuning's", caption="differences of these shares, paired by seed"
     )
     table.add_column("arm", no_wrap=True)
-    for name in ("mean", "worst cell", "time ÷ full", "memory ÷ full"):
+    for name in ("mean", "worst cell", "cells", "time ÷ full", "memory ÷ full"):
         table.add_column(name, justify="right")
     for name in references:
         table.add_column(f"− {name}", no_wrap=True)
@@ -68,6 +68,7 @@ def _overall_table(arms: list[OverallArm]) -> Table:
             arm.arm,
             _share(arm.share_of_full),
             _share(arm.least_share_of_full),
+            str(arm.cells),
             _ratio(arm.time_ratio),
             _ratio(arm.memory_ratio),
             *(_difference(arm.against(name), is_wide=False) for name in references),
@@ -96,7 +97,8 @@ def _difference(paired: Paired | None, *, is_wide: bool) -> str:
     if paired is None:
         return "–"
     p_value = f", p {paired.t_p_value:.2g}" if is_wide and paired.t_p_value is not None else ""
-    return f"{paired.difference:+.4f} {_MARKS[paired.outcome]}{p_value}"
+    mark = _MARKS.get(paired.outcome, "one seed" if len(paired.seeds) == 1 else "no spread")
+    return f"{paired.difference:+.4f} {mark}{p_value}"
 
 
 def _share(value: float | None) -> str:

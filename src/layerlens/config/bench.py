@@ -96,7 +96,9 @@ class BenchRates(Frozen):
     full: list[float] = Field(default=[2e-5, 5e-5, 1e-4, 2e-4], description="grid of full fine-tuning")
     head: list[float] = Field(default=[1e-4, 1e-3, 5e-3], description="grid of the head alone")
     adapter: list[float] = Field(default=[5e-4, 1e-3, 3e-3], description="grid of every arm that trains adapters")
-    tuned: Literal["arm", "kind"] = Field(default="arm", description="tune every arm, or one arm of each grid for all others")
+    tuned: Literal["arm", "kind"] = Field(
+        default="arm", description="tune every arm (searches take uniform's rate), or one arm of each grid for all others"
+    )
     select_by: Literal["metric", "loss"] = Field(default="metric", description="the rate that is best in this is taken")
     samples: int = Field(default=512, gt=1, description="validation samples at most")
 

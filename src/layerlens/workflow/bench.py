@@ -14,18 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from layerlens.artifacts.bench import Bench
-from layerlens.artifacts.store import write_bytes, write_json
+from layerlens.artifacts.profile import PROFILE_FILE, Profile
+from layerlens.artifacts.store import read_json, working_alone, write_bytes, write_json
 from layerlens.benching.cells import cells_of, estimated_steps
 from layerlens.benching.claim import claim_suite_folder
 from layerlens.benching.job import Job, done_record
 from layerlens.benching.launch import JobRunner
+from layerlens.benching.metrics import metric_fault
 from layerlens.benching.suite_file import placed, read_suite, selected
 from layerlens.benching.tracking import check_tracker, track
 from layerlens.config import output_path
 from layerlens.config.bench import BenchConfig, BenchSuite
+from layerlens.errors import ConfigError, ManifestError
 from layerlens.progress import SILENT, Progress
 from layerlens.reporting.bench.run import build_bench_report
-from layerlens.workflow.bench_arms import check_arms, kind_of, tuned_for
+from layerlens.workflow.bench_arms import LAYERLENS, check_arms, kind_of, tuned_for
 from layerlens.workflow.bench_cell import BenchCell
 from layerlens.workflow.bench_results import BENCH_FILE, collect
 from layerlens.workflow.demo import demo_model
@@ -82,13 +85,15 @@ def bench(
         Every run and what the arms came to. Runs that died are told there; the others went on.
 
     Raises:
-        ConfigError: the suite, an arm or an option is not what it should be, or the folder holds another config's results.
+        ConfigError: the suite, an arm or an option is not what it should be, or the folder holds results of another config or of
+            other data. Another process works there.
     """
     config = config or BenchConfig()
     read, folder = read_suite(suite) if isinstance(suite, str) else (suite, None)
     asked = placed(selected(read, config), folder, config, os.environ)
     check_arms(asked.arms)
     check_tracker(asked.report_to)
+    _refuse(metric_fault(name, task) for name, task in asked.tasks.items())
     root = output_path(out) if out is not None else Path("runs") / "bench" / asked.name
     cells = [BenchCell(asked, place, place.model_id, root) for place in cells_of(asked)]
     if dry_run:
@@ -97,31 +102,49 @@ def bench(
         cell.model = str(demo_model()) if cell.model == DEMO_MODEL else cell.model
     runner = JobRunner.of(root, config, asked.training.threads or 1, WORKER, _attempt)
     claim_suite_folder(root, asked, may_extend=config.extend)
-    ended = 0
-    for title, jobs in _stages(cells):
-        for cell, job, error in runner.run(jobs, title, progress):
-            if error is not None:
-                cell.failures[job.name] = error
-            progress.note(f"{job.name}: {_came_to(root, job) if error is None else f'died: {error}'}")
-            ended += 1
-    result = collect(asked, cells, command=command, config=config)
-    write_json(root / BENCH_FILE, result)
-    write_bytes(root / REPORT_FILE, build_bench_report(root).encode())
-    if ended:
+    with working_alone(root):
+        for title, jobs in _stages(cells):
+            for cell, job, error in runner.run(jobs, title, progress):
+                if error is not None:
+                    cell.failures[job.name] = error
+                progress.note(f"{job.name}: {_came_to(root, job) if error is None else f'died: {error}'}")
+        result = collect(asked, cells, command=command)
+        write_json(root / BENCH_FILE, result)
+        write_bytes(root / REPORT_FILE, build_bench_report(root).encode())
         track(result, asked.report_to, root)
     failures = {name: error for cell in cells for name, error in cell.failures.items()}
     return BenchResult(root, result, root / REPORT_FILE, failures=failures)
 
 
 def _stages(cells: list[BenchCell]) -> Iterator[tuple[str, list[tuple[BenchCell, Job]]]]:
-    """The jobs of each stage, laid out when the stages before it are over."""
+    """The jobs of each stage, laid out when the stages before it are over.
+
+    Raises:
+        ConfigError: a task lacks the metric that it is to be compared by.
+    """
     yield "profiles", _all(cells, BenchCell.profile_jobs)
+    _refuse(_metric_fault(cell) for cell in cells)
     for cell in cells:
         cell.make_plans()
     yield "learning rates of uniform", _all(cells, BenchCell.base_rate_jobs)
     yield "races", _all(cells, BenchCell.race_jobs)
     yield "learning rates", _all(cells, BenchCell.rate_jobs)
     yield "runs", [(cell, job) for cell in cells for _, _, job, _ in cell.run_jobs() if job is not None]
+
+
+def _refuse(faults: Iterable[str | None]) -> None:
+    if found := list(dict.fromkeys(fault for fault in faults if fault is not None)):
+        raise ConfigError.of(found)
+
+
+def _metric_fault(cell: BenchCell) -> str | None:
+    """What is wrong with a task's metric now that a profile knows the task; None where it died, which is told elsewhere."""
+    try:
+        found = read_json(cell.root / cell.profile_job(LAYERLENS).out / PROFILE_FILE, Profile)
+    except ManifestError:
+        return None
+    fault = metric_fault(cell.place.task_name, cell.place.task, found.task)
+    return None if fault is None else f"{fault}; set one of these, and choose another --out or remove {cell.root}"
 
 
 def _all(cells: Iterable[BenchCell], jobs_of: Callable[[BenchCell], list[Job]]) -> list[tuple[BenchCell, Job]]:

@@ -1,4 +1,4 @@
-"""One job of a suite, in a process of its own: `python -m layerlens.workflow.bench_job ROOT JOB.json PARENT`.
+"""One job of a suite, in a process of its own: `python -m layerlens.workflow.bench_job ROOT JOB.json PARENT PROCESSES`.
 
 The record says how it ended; a process that leaves none was killed.
 """
@@ -16,32 +16,46 @@ from pathlib import Path
 from layerlens.adapting.arms import run_arm
 from layerlens.artifacts.plan import candidates_folder, load_candidates, load_plan
 from layerlens.artifacts.store import read_json, write_json
-from layerlens.benching.job import DONE_FILE, FAILED_FILE, Done, Failed, Job, JobKind, reason_of, record_folder
+from layerlens.artifacts.versions import installed_versions
+from layerlens.benching.job import DONE_FILE, FAILED_FILE, Conditions, Done, Failed, Job, JobKind, reason_of, record_folder
 from layerlens.benching.orphan import leave_with
 from layerlens.config import ProfilingConfig, RaceConfig, TuneConfig
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import partition
 from layerlens.errors import ConfigError, DataError, NotFiniteError
 from layerlens.models.checkpoint import open_checkpoint
+from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
+from layerlens.workflow.machine import machine_kind
 from layerlens.workflow.open import Opened, open_data, open_plan_model
 from layerlens.workflow.profile import profile
 from layerlens.workflow.race import race
+from layerlens.workflow.tune import PACKAGES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do the job of the given file; 0 when it is done."""
-    root, path, parent = sys.argv[1:] if arguments is None else arguments
+    root, path, parent, processes = sys.argv[1:] if arguments is None else arguments
     leave_with(int(parent))
     logging.basicConfig(level=logging.INFO)
-    return 0 if attempt(Path(root), read_json(Path(path), Job)) else 1
+    return 0 if attempt(Path(root), read_json(Path(path), Job), processes=int(processes)) else 1
 
 
-def attempt(root: Path, job: Job, progress: Progress = SILENT) -> bool:
-    """Do a job and leave its record, whatever happens; true when it is done."""
+def attempt(root: Path, job: Job, progress: Progress = SILENT, *, processes: int = 0) -> bool:
+    """Do a job and leave its record, whatever happens.
+
+    Args:
+        root: The suite's folder.
+        job: What to do.
+        progress: Who watches.
+        processes: Jobs at a time, which the record keeps; 0 where this process does them all.
+
+    Returns:
+        True when it is done.
+    """
     folder = record_folder(root, job)
     try:
-        done = do_job(root, job, progress)
+        done = do_job(root, job, progress).model_copy(update={"conditions": _conditions(job, processes)})
     except Exception as error:
         # Whatever goes wrong in one run is that run's end and no other's.
         traceback.print_exc()
@@ -49,6 +63,12 @@ def attempt(root: Path, job: Job, progress: Progress = SILENT) -> bool:
         return False
     write_json(folder / DONE_FILE, done)
     return True
+
+
+def _conditions(job: Job, processes: int) -> Conditions:
+    with threads(job.config.get("threads")):
+        machine = machine_kind()
+    return Conditions(machine=machine, processes=processes, versions=installed_versions(*PACKAGES))
 
 
 def do_job(root: Path, job: Job, progress: Progress = SILENT) -> Done:
@@ -95,10 +115,9 @@ def _race(root: Path, job: Job, progress: Progress) -> Done:
     shutil.rmtree(candidates_folder(path), ignore_errors=True)
     shutil.copytree(candidates_folder(source), candidates_folder(path))
     opened = open_plan_model(load_plan(path), job.data, config, has_eval_data=_has_eval_data(job))
-    start = time.perf_counter()
     # The suite decides what a job is; runs that do not belong to it are of another machine or of data that have changed.
-    race(path, job.data, config, progress=progress, opened=opened, may_start_anew=True)
-    return Done(job=job, seconds=time.perf_counter() - start)
+    raced = race(path, job.data, config, progress=progress, opened=opened, may_start_anew=True)
+    return Done(job=job, seconds=raced.seconds)
 
 
 def _train(root: Path, job: Job, progress: Progress) -> Done:

@@ -8,32 +8,33 @@ from statistics import fmean
 from layerlens.artifacts.bench import Bench, BenchRun, Cell, PlanCost, PlanFacts
 from layerlens.artifacts.evaluation import is_lower_better
 from layerlens.artifacts.plan import Plan, load_plan
-from layerlens.artifacts.versions import installed_versions
+from layerlens.benching.conditions import condition_notes, machines_of, versions_of
 from layerlens.benching.findings import findings_of
 from layerlens.benching.job import Done, done_record
 from layerlens.benching.summary import FULL, overall, summarise_arms
-from layerlens.config.bench import BenchConfig, BenchSuite
+from layerlens.config.bench import BenchSuite
 from layerlens.errors import ManifestError
 from layerlens.words import BudgetName
-from layerlens.workflow.bench_arms import LAYERLENS, VARIANTS
+from layerlens.workflow.bench_arms import LAYERLENS, VARIANTS, is_search
 from layerlens.workflow.bench_cell import BenchCell
-from layerlens.workflow.machine import machine_kind
-from layerlens.workflow.tune import PACKAGES
 
 BENCH_FILE = "bench.json"
 #: The length of run that the cost of a plan is held against.
 _LONG_RUN_STEPS = 5000
 
 
-def collect(suite: BenchSuite, cells: Sequence[BenchCell], *, command: str, config: BenchConfig) -> Bench:
+def collect(suite: BenchSuite, cells: Sequence[BenchCell], *, command: str) -> Bench:
     """Read every record and work out what the arms came to."""
     runs: list[BenchRun] = []
     summaries = []
+    finished: dict[str, list[Done]] = {}
     for cell in cells:
         own, records = _runs(cell)
         runs += own
+        finished[cell.place.title] = records
         if records:
             summaries.append(_cell(suite, cell, own, records))
+    all_records = [record for records in finished.values() for record in records]
     bench = Bench(
         suite=suite.name,
         description=suite.description,
@@ -42,10 +43,10 @@ def collect(suite: BenchSuite, cells: Sequence[BenchCell], *, command: str, conf
         cells=summaries,
         overall=overall(summaries, runs, suite.arms),
         runs=runs,
-        notes=_notes(suite, config),
-        machine=machine_kind(),
+        notes=[*_notes(suite), *condition_notes(finished)],
+        machine=machines_of(all_records),
         command=command,
-        versions=installed_versions(*PACKAGES),
+        versions=versions_of(all_records),
     )
     return bench.model_copy(update={"findings": findings_of(bench)})
 
@@ -159,28 +160,28 @@ def _raced(cell: BenchCell, variant: str, seed: int | None) -> Plan | None:
     return plan if plan.race is not None else None
 
 
-def _notes(suite: BenchSuite, config: BenchConfig) -> list[str]:
+def _notes(suite: BenchSuite) -> list[str]:
     """How the figures are meant."""
     rates = suite.learning_rates
+    searches = " and ".join(arm for arm in suite.arms if is_search(arm)) if rates.tuned == "arm" else ""
+    tuned = "one arm of each grid, for all others," if rates.tuned == "kind" else f"every arm{searches and f' but {searches}'}"
     raced = "raced anew from each seed" if suite.race_each_seed else f"raced once, from seed {suite.seeds[0]}"
     notes = [
         f"A plan is profiled and made once for each model and task, from seed {suite.seeds[0]}, and {raced}; the seeds vary what "
         "is trained on and in what order, and how adapters and heads start.",
         "Intervals are Student's, over seeds alone: another sample of test data would move all arms together.",
         f"Learning rates: full {_grid(rates.full)}, head {_grid(rates.head)}, adapters {_grid(rates.adapter)}; "
-        + ("every arm" if rates.tuned == "arm" else "one arm of each grid, for all others,")
-        + f" tuned on at most {rates.samples} validation samples by {rates.select_by}, from seed {suite.seeds[0]}.",
+        f"{tuned} tuned on at most {rates.samples} validation samples by {rates.select_by}, from seed {suite.seeds[0]}.",
         "Parameters are those of the adapters, the head apart; of full fine-tuning all but the head's.",
         "Seconds are of training alone. Peak memory is the highest resident set of the process (on a GPU: allocated bytes).",
     ]
+    if searches:
+        notes.append(
+            f"{searches} trained at uniform's rate, in the trials as in what they found: a rate of their own would take a search "
+            "for each rate of the grid."
+        )
     if "query+value" in suite.arms:
         notes.append(f"query+value is PEFT's customary LoRA at rank {suite.query_value_rank}, whatever the budget.")
-    if config.processes > 1:
-        notes.append(
-            f"{config.processes} runs went on at a time, so seconds hold what they took from each other; compare ratios."
-        )
-    if config.processes == 0:
-        notes.append("All runs shared one process, so peak memory holds what earlier runs left behind.")
     if any(arm in VARIANTS and arm != LAYERLENS for arm in suite.arms):
         notes.append("Variants of LayerLens share its rate grid and are profiled, planned and raced on their own.")
     return notes

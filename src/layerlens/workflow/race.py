@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from layerlens.adapting.race import race as run_race
+from layerlens.adapting.race_state import RaceState
 from layerlens.artifacts.plan import Plan, load_candidates, load_plan, save_plan
+from layerlens.artifacts.store import read_json
 from layerlens.config import RaceConfig
-from layerlens.errors import NotFiniteError
+from layerlens.errors import ManifestError, NotFiniteError
 from layerlens.progress import SILENT, Progress
 from layerlens.workflow.open import Opened, open_plan_model
 
@@ -20,6 +23,8 @@ class RaceResult:
     path: Path
     plan: Plan
     runners: list[str]
+    seconds: float = 0.0
+    """Of the race, with those of an interrupted one that it went on from; opening of model and data apart."""
 
 
 def race(
@@ -59,6 +64,7 @@ def race(
         return RaceResult(path, loaded, list(candidates))
     opened = opened or open_plan_model(loaded, data, config, has_eval_data=config.eval_data is not None)
     state = path.with_suffix(".race.json")
+    found, start = _state(state), time.perf_counter()
     try:
         raced = run_race(
             loaded,
@@ -75,6 +81,18 @@ def race(
         # That race is over, and the next one shall have another learning rate.
         state.unlink(missing_ok=True)
         raise
+    seconds = time.perf_counter() - start
+    left = _state(state)
+    if found is not None and left is not None and left.fingerprint == found.fingerprint:
+        seconds += found.seconds
     save_plan(path, raced)
     state.unlink(missing_ok=True)
-    return RaceResult(path, raced, list(candidates))
+    return RaceResult(path, raced, list(candidates), seconds)
+
+
+def _state(path: Path) -> RaceState | None:
+    """What a race has measured so far; None where there is none, or it cannot be read."""
+    try:
+        return read_json(path, RaceState)
+    except ManifestError:
+        return None

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from layerlens.benching.claim import claim_suite_folder
+from layerlens.artifacts.store import working_alone, write_json
+from layerlens.benching.claim import claim_suite_folder, suite_identity
 from layerlens.errors import ConfigError
 from tests.unit.benching.suites import suite
 
@@ -81,3 +82,54 @@ def test_a_folder_of_other_files_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(ConfigError, match="not empty"):
         claim(tmp_path)
+
+
+def test_entries_are_told_by_their_whole_names_and_meet_other_tasks_where_the_suite_may_grow(tmp_path: Path) -> None:
+    first = {"llama-3": {"id": "b", "tasks": ["docs"]}, "llama-3.1-8b": "a"}
+    claim(tmp_path / "out", models=first)
+    tasks = {"docs": {"data": "stdlib-docs", "max_length": 16}, "v1.1": {"data": "more.csv"}}
+    more = {"llama-3": {"id": "b", "tasks": ["docs", "v1.1"]}, "llama-3.1-70b": "c"}
+    with pytest.raises(ConfigError, match="--extend true lets a suite grow"):
+        claim(tmp_path / "out", models=more, tasks=tasks)
+    claim(tmp_path / "out", models=more, tasks=tasks, may_extend=True)
+    with pytest.raises(ConfigError, match=r"models\.llama-3\.1-70b\.id was c, now d"):
+        claim(tmp_path / "out", models=more | {"llama-3.1-70b": "d"}, tasks=tasks, may_extend=True)
+
+
+def test_data_that_have_changed_are_refused_by_their_name(tmp_path: Path) -> None:
+    train, test = tmp_path / "train.csv", tmp_path / "images"
+    train.write_text("text,label\na,0\n", encoding="utf-8")
+    (test / "cats").mkdir(parents=True)
+    (test / "cats" / "1.png").write_bytes(b"one")
+    tasks = {"own": {"data": str(train), "eval_data": str(test)}}
+    claim(tmp_path / "out", tasks=tasks)
+    claim(tmp_path / "out", tasks=tasks)
+    (test / "cats" / "1.png").write_bytes(b"two")
+    for may_extend in (False, True):
+        with pytest.raises(ConfigError, match=f"results of other data: {test} changed since; choose another --out or remove it$"):
+            claim(tmp_path / "out", tasks=tasks, may_extend=may_extend)
+    # Runs of a task that has left still lie there, and count again when it comes back.
+    (test / "cats" / "1.png").write_bytes(b"one")
+    claim(tmp_path / "out", may_extend=True)
+    train.write_text("text,label\na,1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"{train} changed since"):
+        claim(tmp_path / "out", tasks=tasks, may_extend=True)
+
+
+def test_a_folder_of_an_older_version_takes_its_data_as_they_are(tmp_path: Path) -> None:
+    data = tmp_path / "train.csv"
+    data.write_text("text,label\na,0\n", encoding="utf-8")
+    tasks = {"own": {"data": str(data)}}
+    write_json(tmp_path / "out" / "run.json", suite_identity(suite(tasks=tasks)))
+    claim(tmp_path / "out", tasks=tasks)
+    data.write_text("text,label\na,1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="other data"):
+        claim(tmp_path / "out", tasks=tasks)
+
+
+def test_a_suite_does_not_grow_while_a_call_works_in_its_folder(tmp_path: Path) -> None:
+    claim(tmp_path / "out")
+    before = (tmp_path / "out" / "run.json").read_bytes()
+    with working_alone(tmp_path / "out"), pytest.raises(ConfigError, match="another process is working"):
+        claim(tmp_path / "out", seeds=[0, 1, 2], may_extend=True)
+    assert (tmp_path / "out" / "run.json").read_bytes() == before

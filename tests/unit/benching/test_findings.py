@@ -98,3 +98,23 @@ def test_all_cells_together_come_first() -> None:
     found = findings_of(bench(cells=cells, runs=runs, overall=overall(cells, runs, arms)))
     assert "keeps 87.5% of full fine-tuning's score in the mean over 2 cells" in found[0].text
     assert "better than uniform, +12.50% of full's score" in found[1].text
+
+
+def test_seeds_that_all_differ_by_the_same_amount_are_not_called_one_seed() -> None:
+    found = about(findings_of(results({"uniform": 0.60, "layerlens": 0.70})), "uniform LoRA")
+    assert "5 seeds that all differ by the same amount cannot tell" in found.text
+    assert found.tone == "caution"
+
+
+def test_a_score_that_is_better_low_is_told_as_the_multiple_that_it_is() -> None:
+    runs = [
+        run(arm, seed, 0.5, metrics={"perplexity": value + (seed if arm == "full" else -seed), "loss": 1.0})
+        for arm, value in (("full", 80.0), ("layerlens", 90.0))
+        for seed in (0, 1)
+    ]
+    cell = Cell(
+        model="tiny", task="docs", metric="perplexity", is_lower_better=True, eval_samples=10, steps=4, params_limit=5,
+        arms=summarise_arms(runs, ["full", "layerlens"], "perplexity"),
+    )  # fmt: skip
+    found = about(findings_of(bench(cells=[cell], runs=runs, arms=["full", "layerlens"])), "full fine-tuning")
+    assert "perplexity 89.50 against 80.50, 111.2% of it, lower is better, with 0 parameters" in found.text

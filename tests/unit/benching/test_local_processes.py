@@ -21,7 +21,7 @@ WORKER = """
 import json, os, pathlib, signal, sys, time
 root, path = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 job = json.loads(path.read_text())
-print("threads", os.environ["OMP_NUM_THREADS"], "in", os.getcwd(), flush=True)
+print("threads", os.environ["OMP_NUM_THREADS"], "in", os.getcwd(), "one of", sys.argv[4], flush=True)
 (path.parent / "started").write_text(str(os.getpid()))
 fate = job["config"].get("fate")
 if fate == "killed": os.kill(os.getpid(), signal.SIGKILL)
@@ -57,10 +57,10 @@ def test_one_that_dies_stops_no_other_and_its_end_is_told(launcher: Launcher) ->
     assert (found["fine"], found["well"]) == (None, None)
 
 
-def test_a_process_gets_its_threads_its_folder_and_a_log(launcher: Launcher) -> None:
-    list(run_in_processes([job("one")], launcher, processes=1))
+def test_a_process_gets_its_threads_its_folder_its_number_at_a_time_and_a_log(launcher: Launcher) -> None:
+    list(run_in_processes([job("one")], launcher, processes=3))
     log = (record_folder(launcher.root, job("one")) / LOG_FILE).read_text()
-    assert log == f"threads 1 in {launcher.folder}\n"
+    assert log == f"threads 1 in {launcher.folder} one of 3\n"
 
 
 def test_no_more_run_at_a_time_than_asked(launcher: Launcher) -> None:

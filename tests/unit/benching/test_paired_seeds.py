@@ -91,3 +91,14 @@ def test_equal_scores_show_no_difference_and_equal_differences_have_no_t_test() 
     assert (same.difference, same.t_p_value, same.permutation_p_value) == (0.0, 1.0, 1.0)
     assert same.outcome is Outcome.NO_DIFFERENCE
     assert paired_t([0.25, 0.25]) is None
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_a_difference_without_any_spread_is_no_claim(scale: float) -> None:
+    ours, theirs = {0: 0.75, 1: 0.8, 2: 0.1 + 0.2}, {0: 0.75 - scale / 4, 1: 0.8 - scale / 4, 2: 0.3 - scale / 4}
+    found = compare_paired(ours, theirs, "uniform")
+    assert found is not None
+    assert found.difference == pytest.approx(scale / 4)
+    assert (found.interval, found.t_p_value, found.outcome) == (None, None, Outcome.UNKNOWN)
+    assert found.permutation_p_value == found.least_p_value == 0.25
+    assert found.verdict == "seeds without any spread cannot tell"

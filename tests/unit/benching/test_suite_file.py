@@ -61,6 +61,8 @@ def test_a_file_is_read_by_its_path_and_its_folder_is_known(tmp_path: Path) -> N
         ("- a\n- b", "holds no mapping"),
         ("name: x\nmodls: {}", "modls: unknown key"),
         ("name: x", "models: is missing"),
+        ("name: 2024-13-45", "is no YAML"),
+        (f"seeds: [{'9' * 5000}]", "is no YAML"),
     ],
 )
 def test_a_file_that_is_no_suite_is_refused_by_its_path(tmp_path: Path, text: str, words: str) -> None:
@@ -123,3 +125,16 @@ def test_a_part_of_a_suite_can_be_asked_for() -> None:
         selected(whole, BenchConfig(tasks=["c"]))
     with pytest.raises(ConfigError, match="full stands twice"):
         selected(whole, BenchConfig(arms=["full", "full"]))
+
+
+def test_a_suite_is_the_same_however_its_file_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "mine.yaml", tasks={"a": {"data": "mine.csv"}}, models={"m": "model"})
+    (tmp_path / "mine.csv").touch()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "below").mkdir()
+    found = []
+    for folder, name in ((tmp_path, "mine.yaml"), (tmp_path / "below", "../mine.yaml"), (Path("/"), str(path))):
+        monkeypatch.chdir(folder)
+        found.append(placed(*read_suite(name), BenchConfig(), {}))
+    assert found[0] == found[1] == found[2]
+    assert found[0].tasks["a"].data == str(tmp_path / "mine.csv")

@@ -49,7 +49,7 @@ def difference(paired: Paired | None, *, is_share: bool = False) -> str:
         return "–"
     written = f"{paired.difference:+.2%}" if is_share else f"{paired.difference:+.4f}"
     if paired.interval is None:
-        return f"{written} (one seed)"
+        return f"{written} ({'one seed' if len(paired.seeds) == 1 else 'no spread over seeds'})"
     low, high = (f"{value:+.2%}" if is_share else f"{value:+.4f}" for value in paired.interval)
     word = {Outcome.NO_DIFFERENCE: "no difference shown"}.get(paired.outcome, paired.outcome.value)
     return f"{written} [{low}, {high}] {word}"
