@@ -15,7 +15,8 @@ from typing import Any
 from layerlens.compressing.calibration_samples import CalibrationSamples
 from layerlens.compressing.layer_moments import input_moment_bytes, layer_moment_bytes
 from layerlens.compressing.matrices import Matrix, Place
-from layerlens.compressing.moment_sums import MOST_FULL
+from layerlens.compressing.option_grid import OptionGrid
+from layerlens.compressing.solving_memory import solving_bytes
 from layerlens.linalg.gram import gram_bytes
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.weight_source import SLICE_BYTES
@@ -84,13 +85,6 @@ def group_bytes(group: Sequence[Matrix]) -> int:
     return input_moment_bytes(group[0].in_features) + own
 
 
-def work_bytes(matrix: Matrix) -> int:
-    """Bytes that the options of one matrix take: its Grams in full, their factors, and copies of the matrix."""
-    smaller = min(matrix.in_features, matrix.out_features)
-    output_gram = matrix.out_features**2 if matrix.out_features <= MOST_FULL else 0
-    return 4 * (3 * matrix.in_features**2 + 2 * output_gram + 4 * matrix.in_features * matrix.out_features + 2 * smaller**2)
-
-
 @dataclass(frozen=True)
 class Demand:
     """What a model and its samples ask of memory, in bytes unless said otherwise.
@@ -106,6 +100,7 @@ class Demand:
         logits_per_token: Outputs of the head for each token; 0 where the head reads one token of a sample.
         hidden_size: Features of a hidden state.
         slot_bytes: A boundary on disk.
+        grid: Options of every matrix.
     """
 
     resident: int
@@ -118,9 +113,10 @@ class Demand:
     logits_per_token: int
     hidden_size: int
     slot_bytes: int
+    grid: OptionGrid
 
     @classmethod
-    def of(cls, model: StreamedModel, calibration: CalibrationSamples, matrices: Sequence[Matrix]) -> Demand:
+    def of(cls, model: StreamedModel, calibration: CalibrationSamples, matrices: Sequence[Matrix], grid: OptionGrid) -> Demand:
         """Of a model and its samples; nothing is written."""
         shapes = calibration.in_parts(1).shapes
         blocks = [[m for m in matrices if m.block == block.block] for block in model.layout.blocks]
@@ -138,6 +134,7 @@ class Demand:
             logits_per_token=0 if outputs is None else int(getattr(outputs, "out_features", 0)),
             hidden_size=hidden_size,
             slot_bytes=4 * sum(samples * tokens * hidden for samples, tokens, hidden in shapes),
+            grid=grid,
         )
 
     def peak(self, settings: CalibrationSettings) -> int:
@@ -150,8 +147,9 @@ class Demand:
                 own = sum(group_bytes(group) for group in input_groups(sweep))
                 sums = max(sums, own)
                 # A Gram is let go of once it is written out in full, which is part of the work.
-                options = max(options, own + max(work_bytes(m) - gram_bytes(m.in_features, 1 << 40) for m in sweep))
-        outside = max((min(work_bytes(m), 12 * m.in_features * m.out_features) for m in self.outside), default=0)
+                solving = max(solving_bytes(m, self.grid) - gram_bytes(m.in_features, 1 << 40) for m in sweep)
+                options = max(options, own + solving)
+        outside = max((solving_bytes(m, self.grid) for m in self.outside), default=0)
         loss = 4 * max(settings.loss_tokens, self.longest) * (5 * self.logits_per_token + 12 * self.hidden_size)
         largest = max(at_once * self.kept_per_token + weights + sums, options, loss, outside)
         return libraries_bytes() + _SLACK_BYTES + self.resident + largest

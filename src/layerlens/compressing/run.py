@@ -124,7 +124,7 @@ class _Run:
         self.folder, self.work, self.progress = folder, work, progress
         self.matrices = matrices_of(model)
         self.calibration = CalibrationSamples(model, data, samples, batch_size=options.batch_size, seed=options.seed)
-        demand = Demand.of(model, self.calibration, self.matrices)
+        demand = Demand.of(model, self.calibration, self.matrices, options.grid)
         self.guard = MemoryGuard(options.max_memory)
         self.data_hash = data.hash(self.calibration.positions)
         self.settings = self._settings(demand)

@@ -88,12 +88,17 @@ def second_order_rounding(
     padded = len(inputs.order)
     codes = torch.empty(len(values), padded, dtype=torch.int8, device=values.device)
     scales = torch.empty(len(values), padded // inputs.group_size, dtype=torch.bfloat16, device=values.device)
-    step = min(_ROWS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // padded))
+    step = rows_at_once(padded)
     for start in range(0, len(values), step):
         rows = slice(start, start + step)
         part = _rounded(values[rows], inputs, None, bits, sweeps)
         codes[rows], scales[rows] = part.values, part.scales
     return Codes(codes, scales, bits, inputs.group_size, inputs.features)
+
+
+def rows_at_once(features: int) -> int:
+    """Rows of so many features that are rounded together where rows do not see each other."""
+    return min(_ROWS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // max(1, features)))
 
 
 def _rounded(

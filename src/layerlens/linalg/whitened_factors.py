@@ -19,6 +19,7 @@ could not tell in float32. Sums in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Float, Float32, Float64
@@ -48,8 +49,8 @@ _LARGEST_DOUBLE = 512
 _RIDGE = 1e-6
 #: Directions below this share of the leading one are rounding.
 _DROWNED = {torch.float64: 1e-12, torch.float32: 1e-10}
-#: Numbers of a table's factors that are gone through at once.
-_NUMBERS_AT_ONCE = 1 << 23
+#: Numbers of a table's factors that are gone through at once; rows of a Gram that are in float64 at once.
+_NUMBERS_AT_ONCE, _ROWS_AT_ONCE = 1 << 23, 1024
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -142,10 +143,10 @@ def _priced(
 def _decomposed(weight: Float32[Tensor, "small large"], inner: Metric, root: Metric, rank: int, dtype: torch.dtype) -> Seen:
     """downᵀ and A downᵀ by all eigenvectors."""
     scaled = (weight if root is None else _times(root.t(), weight)).to(dtype)
-    gram = scaled @ (scaled.t() if inner is None else _times(inner.to(dtype), scaled.t()))
+    gram = scaled @ scaled.t() if inner is None else _form(scaled, inner)
     vectors = torch.linalg.eigh((gram + gram.t()) / 2)[1].flip(1)[:, :rank]
     down = scaled.t() @ vectors
-    return Seen(down, down if inner is None else _times(inner.to(dtype), down))
+    return Seen(down, down if inner is None else _metric_times(inner, down))
 
 
 def _vectors_long(
@@ -216,6 +217,21 @@ def _root(gram: Float32[Tensor, "features features"] | Float32[Tensor, " feature
         if info.item() == 0:
             return factor
         ridge *= 10.0
+
+
+def _form(rows: Float[Tensor, "small large"], metric: Tensor) -> Float[Tensor, "small small"]:
+    """W A Wᵀ in W's type, some of A's rows at a time: in float64 it would be the largest thing in memory."""
+    if metric.dim() == 1:
+        return rows @ _times(metric.to(rows.dtype), rows.t())
+    parts = zip(rows.split(_ROWS_AT_ONCE, 1), metric.split(_ROWS_AT_ONCE), strict=True)
+    return reduce(Tensor.add_, (some @ (weighing.to(rows.dtype) @ rows.t()) for some, weighing in parts))
+
+
+def _metric_times(metric: Tensor, columns: Float[Tensor, "large width"]) -> Float[Tensor, "large width"]:
+    """A times a block, in the block's type and as sparingly."""
+    if metric.dim() == 1:
+        return _times(metric.to(columns.dtype), columns)
+    return torch.cat([rows.to(columns.dtype) @ columns for rows in metric.split(_ROWS_AT_ONCE)])
 
 
 def _times(matrix: Tensor, columns: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 
 from layerlens.compressing.calibration_settings import Demand, choose_settings, group_bytes, settings_begun_with
 from layerlens.compressing.matrices import Matrix, Place
+from layerlens.compressing.option_grid import OptionGrid
 from layerlens.errors import ConfigError
 from layerlens.streaming.settings import input_groups
 from layerlens.words import Role
@@ -19,6 +20,7 @@ def matrix(layer: str, out_features: int, in_features: int, group: str) -> Matri
     return Matrix(layer, Place.BLOCK, 0, Role.OTHER, out_features, in_features, layer, 2, group)
 
 
+LEAN = OptionGrid(two_sided_widths=(), corrected_widths=(), is_iterated=True)
 #: A block of Llama-2-7B.
 BLOCK = [
     *(matrix(name, 4096, 4096, "q") for name in "qkv"),
@@ -37,6 +39,7 @@ DEMAND = Demand(
     logits_per_token=32000,
     hidden_size=4096,
     slot_bytes=4 * 64 * 512 * 4096,
+    grid=LEAN,
 )
 
 
