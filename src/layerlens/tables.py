@@ -120,10 +120,11 @@ def show_plan(result: PlanResult) -> bool:
 
 
 def show_race(result: RaceResult) -> bool:
-    """Print the runners as they left the race, and its verdict."""
+    """Print the runners as they left the race, and its verdict; of a dry run who would race for how long."""
+    for name, fact in result.facts.items():
+        _console.print(f"{name:<8} {fact}", markup=False)
     race = result.plan.race
-    if race is None:
-        _console.print(f"would race: {', '.join(result.runners)}", markup=False)
+    if result.facts or race is None:
         return True
     table = Table(title=f"race: {race.share_of_tuning:.0%} of the tuning run")
     for name in ("candidate", "held-out loss", "steps", "seeds"):
@@ -291,8 +292,8 @@ def _print_plan(plan: Plan) -> None:
     solver = plan.solver
     uniform = "" if solver.uniform_value is None else f", uniform has {solver.uniform_value:.4g}"
     _console.print(
-        f"optimum: predicted value {solver.value:.4g}, bound {solver.bound:.4g}, gap {solver.gap:.1e}{uniform} "
-        "(it ranks plans; layers' gains do not add up to nats)",
+        f"optimum: {'weighted' if plan.is_weighted else 'predicted'} value {solver.value:.4g}, bound {solver.bound:.4g}, "
+        f"gap {solver.gap:.1e}{uniform} (it ranks plans; layers' gains do not add up to nats)",
         markup=False,
     )
     for note in plan.metadata.notes:

@@ -41,10 +41,34 @@ def test_the_command_lines_spellings_mean_the_same_as_pythons() -> None:
     assert typed.max_flops == 1e9
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_candidates": 1},
+        {"alpha_over_rank": 1e308},
+        {"method_penalties": {"lora": 1e-320}},
+        {"objective_weights": {"utility": 1e-320}},
+        {"max_vram_gb": 1e300},
+        {"max_trainable_params": 10**400},
+    ],
+)
+def test_numbers_that_nobody_means_are_refused_before_they_overflow(options: dict[str, object]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        OptimizationConfig.model_validate({"max_flops": 1e9, **options})
+    assert [error["loc"][0] for error in caught.value.errors()] == list(options)
+
+
 def test_columns_may_be_numbers() -> None:
     config = ProfilingConfig(text_columns="3", label_column=1)
     assert config.text_columns == ["3"]
     assert config.label_column == "1"
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "nan"])
+def test_the_learning_rate_of_an_arm_is_above_zero(rate: str) -> None:
+    assert TuneConfig.model_validate({"learning_rates": "full=5e-5, uniform=1"}).learning_rates == {"full": 5e-5, "uniform": 1.0}
+    with pytest.raises(ValidationError, match=r"learning_rates\.uniform"):
+        TuneConfig.model_validate({"learning_rates": f"full=5e-5,uniform={rate}"})
 
 
 def test_an_unknown_option_is_refused() -> None:

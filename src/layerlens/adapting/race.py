@@ -1,7 +1,8 @@
 """The race: candidates train briefly on one base model, and held-out loss picks among them.
 
 lay out ─► rung 0 ─► better half ─► … ─► finalists ─► did it see? ── yes ─► winner, or the simplest of equals
-                                                          └── no ──► twice as long (if allowed), else the prior
+                │            │                            └── no ──► twice as long (if allowed), else the prior
+                └── out of time ─► what a finalist's steps and two seeds have measured decides, else the plan stays
 """
 
 from __future__ import annotations
@@ -13,27 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerlens.adapting.evidence import RungResult, placings, raced, uncontested
-from layerlens.adapting.halving import Rung, lay_out, survivors
+from layerlens.adapting.halving import Rung, survivors
 from layerlens.adapting.head_start import start_head_
 from layerlens.adapting.lora import check_model
-from layerlens.adapting.order import num_tuning_steps
 from layerlens.adapting.precision import on_training_device
-from layerlens.adapting.prior import field_order
+from layerlens.adapting.race_layout import Layout, race_layout
 from layerlens.adapting.runner import Runner
-from layerlens.adapting.samples import Samples, choose
 from layerlens.adapting.sight import Sight, look
-from layerlens.adapting.verdict import decide
+from layerlens.adapting.verdict import FEWEST_SEEDS, Stop, decide
 from layerlens.artifacts.plan import UNIFORM, Plan, Race
 from layerlens.config import RaceConfig
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import Partition
-from layerlens.errors import ConfigError, DataError, ManifestError, NotFiniteError
+from layerlens.errors import NotFiniteError
 from layerlens.models.load import TaskModel
 from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
-
-#: Fewer held-out samples cannot be split into two halves that mean anything.
-FEWEST_HELD_OUT = 8
 
 
 def race(
@@ -62,81 +58,74 @@ def race(
         progress: Who watches.
 
     Returns:
-        The winner's plan with `race` filled in.
+        The winner's plan with `race` filled in; the plan itself where a time limit came before enough was measured.
 
     Raises:
         ConfigError: `only` names an unknown candidate, or the file holds another race's runs.
-        ManifestError: a plan or candidate of another model.
+        ManifestError: a plan of another model, or a candidate that was not made with the plan.
         DataError: too few training or held-out samples.
         NotFiniteError: every candidate diverged.
     """
-    runnable = _runnable(plan, candidates, config)
+    layout = race_layout(plan, candidates, data, part, config)
     check_model(plan, task_model)
-    training = Samples(data, choose(part.train, config.max_train_samples, seed=config.seed))
-    held_out = Samples(data, choose(part.race, config.held_out_samples, seed=config.seed))
-    if not training.indices or len(held_out) < FEWEST_HELD_OUT:
-        raise DataError(
-            f"a race needs training samples and at least {FEWEST_HELD_OUT} held-out ones, got {len(training)} and "
-            f"{len(held_out)} of {data.id}; give more data, or tune with --no-race"
-        )
-    order = field_order(runnable)
-    tuning_steps = config.tuning_steps or num_tuning_steps(len(training), batch_size=config.batch_size, epochs=config.epochs)
-    details: dict[str, Any] = {"tuning_steps": tuning_steps, "share_asked": config.share}
-    if len(order) == 1:
-        return uncontested(runnable, order[0], details)
-    rungs = lay_out(
-        len(order),
-        budget_steps=config.share * tuning_steps,
-        longest=tuning_steps,
-        min_steps=config.min_steps,
-        num_seeds=config.num_seeds,
-    )
-    field = order[: rungs[0].num_candidates]
-    details |= {"unraced": order[len(field) :], "held_out_samples": len(held_out)}
+    details: dict[str, Any] = {
+        "tuning_steps": layout.tuning_steps,
+        "share_asked": config.share,
+        "eval_data": config.eval_data,
+    }
+    if not layout.rungs:
+        return uncontested(layout.runnable, layout.field[0], details)
+    details |= {"unraced": layout.unraced, "held_out_samples": len(layout.held_out)}
     with threads(config.threads):
         start_head_(task_model, data, part, config, progress)
         with on_training_device(task_model.model):
             runner = Runner(
                 task_model,
-                training,
-                held_out,
-                runnable,
+                layout.training,
+                layout.held_out,
+                layout.runnable,
                 config,
                 state_path=state_path,
                 progress=progress,
                 may_start_anew=may_start_anew,
             )
-            return _run(runner, field, rungs, tuning_steps, details, progress)
+            return _run(plan, runner, layout, details, progress)
 
 
-def _run(
-    runner: Runner, field: list[str], rungs: tuple[Rung, ...], tuning_steps: int, details: dict[str, Any], progress: Progress
-) -> Plan:
-    config = runner.config
+def _run(plan: Plan, runner: Runner, layout: Layout, details: dict[str, Any], progress: Progress) -> Plan:
+    config, rungs = runner.config, layout.rungs
     start = runner.start_losses()
     history: list[RungResult] = []
+    finals: dict[str, NDArray[np.float64]] = {}
+    sight: Sight | None = None
+    stop: Stop | None = None
     while True:
-        results = _heats(runner, [name for name in field if name not in runner.diverged], rungs, progress)
+        results = _heats(runner, [name for name in layout.field if name not in runner.diverged], rungs, progress)
         history += results
-        if not results:
-            sight = Sight(float(start.mean()), float(start.mean()), float(start.mean()), 0.0, None)
+        stopped = _stop(results, rungs, config)
+        if stopped is not None and sight is not None:
+            # A race that had been run to its end before stands as it was: too little was seen of a longer one.
             break
-        sight = look(start, results[0].stacked, results[-1].stacked, seed=config.seed)
+        stop = stopped
+        if results:
+            finals, sight = results[-1].losses, look(start, results[0].stacked, results[-1].stacked, seed=config.seed)
         longer = tuple(Rung(rung.num_candidates, 2 * rung.steps, rung.num_seeds) for rung in rungs)
-        if not (sight.is_blind and config.may_extend) or longer[-1].steps > tuning_steps or runner.is_out_of_time:
+        if stop is not None or sight is None or not (sight.is_blind and config.may_extend) or runner.is_out_of_time:
+            break
+        if longer[-1].steps > layout.tuning_steps:
             break
         progress.note(f"the race is blind at {rungs[-1].steps} steps ({sight.reason}); it runs on to {longer[-1].steps}")
         rungs = longer
-    finals = results[-1].losses if results else {}
-    finite = {name: plan for name, plan in runner.candidates.items() if name not in runner.diverged}
-    decision = decide(finite, finals, sight, seed=config.seed)
+    finite = {name: entry for name, entry in runner.candidates.items() if name not in runner.diverged}
+    planned = plan.chosen.name if plan.chosen.name not in runner.diverged else None
+    decision = decide(finite, finals, sight, seed=config.seed, stop=stop, planned=planned)
     progress.note(decision.verdict)
     details |= {
         "rungs": [{"steps": rung.steps, "seeds": rung.seeds, "candidates": list(rung.losses)} for rung in history],
         "diverged": sorted(runner.diverged),
         "is_out_of_time": runner.was_stopped,
-        "fall": sight.fall,
-        "agreement": sight.agreement,
+        "fall": None if sight is None else sight.fall,
+        "agreement": None if sight is None else sight.agreement,
         "batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
     }
@@ -145,12 +134,23 @@ def _run(
         winner=decision.winner,
         margin=decision.margin,
         interval=None if decision.interval is None else list(decision.interval),
-        share_of_tuning=runner.steps / tuning_steps,
-        is_blind=sight.is_blind,
+        share_of_tuning=runner.steps / layout.tuning_steps,
+        is_blind=decision.is_blind,
+        is_stopped=stop is not None,
         verdict=decision.verdict,
         details=details,
     )
-    return raced(runner.candidates, decision, evidence)
+    kept = {plan.chosen.name: plan} if stop is not None and decision.is_blind else {}
+    return raced({**runner.candidates, **kept}, decision, evidence)
+
+
+def _stop(results: list[RungResult], rungs: tuple[Rung, ...], config: RaceConfig) -> Stop | None:
+    """Where a time limit ended a race; none where the final has run from every seed."""
+    if len(results) == len(rungs) and len(results[-1].seeds) == rungs[-1].num_seeds:
+        return None
+    num_seeds = len(results[-1].seeds) if results else 0
+    is_enough = num_seeds >= FEWEST_SEEDS and results[-1].steps >= config.min_steps
+    return Stop(config.max_seconds or 0.0, len(results), len(rungs), num_seeds, is_enough=is_enough)
 
 
 def _heats(runner: Runner, field: list[str], rungs: tuple[Rung, ...], progress: Progress) -> list[RungResult]:
@@ -176,7 +176,7 @@ def _heat(runner: Runner, field: list[str], rung: Rung, title: str, progress: Pr
     for seed, name in progress.track(jobs, title, len(jobs)):
         if runner.is_out_of_time and not runner.has_finished(name, rung.steps, seed):
             runner.was_stopped = True
-            progress.note(f"the race stops at its limit of {runner.config.max_seconds:g} s; what has run so far decides")
+            progress.note(f"the race stops at its limit of {runner.config.max_seconds:g} s")
             break
         if name in found:
             losses = runner.run(name, rung.steps, seed)
@@ -194,22 +194,3 @@ def _heat(runner: Runner, field: list[str], rung: Rung, title: str, progress: Pr
     if whole == 0:
         return None
     return RungResult(rung.steps, seeds[:whole], {name: np.stack(losses[:whole]) for name, losses in found.items()})
-
-
-def _runnable(plan: Plan, candidates: dict[str, Plan], config: RaceConfig) -> dict[str, Plan]:
-    """The candidates that shall run, by name in order."""
-    known = candidates or {plan.chosen.name: plan}
-    if config.only is not None:
-        if unknown := sorted(set(config.only) - set(known)):
-            raise ConfigError(f"only: no candidate named {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-        known = {name: entry for name, entry in known.items() if name in {*config.only, UNIFORM}}
-    if foreign := sorted(name for name, entry in known.items() if entry.model.hash != plan.model.hash):
-        raise ManifestError(f"candidates of another model than the plan's: {', '.join(foreign[:3])}; plan again")
-    return {name: known[name] for name in sorted(known) if name == UNIFORM or not _is_uniform(known[name], known.get(UNIFORM))}
-
-
-def _is_uniform(plan: Plan, uniform: Plan | None) -> bool:
-    """Whether an optimum or another plan is uniform under another name: racing it would compare a plan with itself."""
-    return uniform is not None and [(e.layer, e.site, e.method, e.size) for e in plan.layers] == [
-        (e.layer, e.site, e.method, e.size) for e in uniform.layers
-    ]

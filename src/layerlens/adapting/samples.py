@@ -14,8 +14,10 @@ from layerlens.data.dataset import LoadedData
 from layerlens.data.example import Example
 from layerlens.words import TaskKind
 
-#: Samples whose content a run is known by; hashing every image of a large set would take longer than some runs.
-HASHED_SAMPLES = 256
+#: Samples that a run is known by as they are encoded; encoding all of a large set would take longer than some runs.
+ENCODED_SAMPLES = 256
+#: Key of what all of them are encoded from.
+SOURCE = "source"
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,13 @@ class Samples:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Which samples these are, without encoding all of them."""
+        """Which samples these are: what every one is encoded from, and the first ones encoded."""
+        source = {"samples": self.data.source_hash(self.indices), "max_length": self.data.task.info.max_length}
         return {
             "data": self.data.id,
             "indices": sha256_of_json({"indices": self.indices}),
-            "first": self.data.hash(self.indices[:HASHED_SAMPLES]),
+            "first": self.data.hash(self.indices[:ENCODED_SAMPLES]),
+            SOURCE: sha256_of_json(source),
         }
 
     def batches(self, *, batch_size: int, num_steps: int, seed: int) -> list[list[int]]:

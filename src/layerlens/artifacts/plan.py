@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from layerlens.artifacts.differences import told
 from layerlens.artifacts.layers import ModelInfo
 from layerlens.artifacts.options import trainable_params
 from layerlens.artifacts.profile import TaskInfo
-from layerlens.artifacts.store import read_json, write_json
+from layerlens.artifacts.store import read_json, sha256_of_json, write_json
+from layerlens.config.planning import LARGEST_PREFERENCE
 from layerlens.errors import ManifestError
 from layerlens.words import SCHEMA_VERSION, SITE_OF_METHOD, BudgetName, Frozen, Method, Site
 
@@ -93,6 +97,10 @@ class Race(Frozen):
     interval: list[float] | None = Field(description="95 % bootstrap interval of the margin, over samples and seeds")
     share_of_tuning: float = Field(description="training steps spent in the race over steps of the tuning run")
     is_blind: bool = False
+    is_stopped: bool = Field(
+        default=False,
+        description="its time limit came before the final had run from every seed; blind too: the plan stays",
+    )
     verdict: str = Field(description="one sentence: why this plan was chosen")
     details: dict[str, Any] = {}
 
@@ -122,10 +130,16 @@ class Plan(Frozen):
     budgets: dict[BudgetName, Budget]
     solver: Solver
     chosen: Chosen
-    alpha_over_rank: float = Field(default=2.0, gt=0, description="LoRA scaling, the same for every layer")
+    alpha_over_rank: float = Field(default=2.0, gt=0, le=LARGEST_PREFERENCE, description="LoRA scaling, the same everywhere")
     pareto: list[ParetoPoint] = Field(default=[], description="predicted value against the budget, limits ascending")
     race: Race | None = None
     layers: list[PlanLayer]
+    shared_cost: float = Field(
+        default=0.0,
+        ge=0,
+        description="what objective weights subtract for costs that layers share: the backward pass down to the lowest adapted "
+        "block, inputs that are kept; the chosen value is the layers' less this",
+    )
     head: list[str] = Field(description="modules trained beside the plan")
     head_params: int = Field(ge=0, description="counted and shown apart from the budget")
     depth_cut: int = Field(default=0, ge=0, description="lowest block that may be adapted")
@@ -139,6 +153,14 @@ class Plan(Frozen):
     @property
     def params(self) -> int:
         return sum(layer.params for layer in self.layers)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether values are no nats: weighted costs are subtracted from them, or a method's penalty divides them."""
+        weights, penalties = (self.metadata.optimization.get(key) or {} for key in ("objective_weights", "method_penalties"))
+        return any(weight for term, weight in weights.items() if term != "utility") or any(
+            penalty != 1 for penalty in penalties.values()
+        )
 
     @property
     def is_cut_short(self) -> bool:
@@ -172,21 +194,35 @@ def inconsistencies(plan: Plan) -> list[str]:
         )
         if entry.params != needed:
             faults.append(f"{entry.layer}: params says {entry.params}, {entry.method} of size {entry.size} has {needed}")
+    allowed_methods = plan.metadata.optimization.get("candidate_methods")
+    if isinstance(allowed_methods, list):
+        used = Counter(entry.method for entry in plan.adapted if entry.method not in allowed_methods)
+        faults += [f"{number} sites get {method}, which candidate_methods leaves out" for method, number in used.items()]
     budget = plan.budgets.get(BudgetName.TRAINABLE_PARAMS)
     if budget is not None and budget.spent != plan.params:
         faults.append(f"budgets.trainable_params.spent says {budget.spent:g}, the layers add up to {plan.params}")
     for name, allowed in plan.budgets.items():
         if allowed.limit is not None and allowed.spent > allowed.limit * (1 + 1e-9):
             faults.append(f"budgets.{name}: spent {allowed.spent:g} is over the limit {allowed.limit:g}")
-    value = sum(layer.value for layer in plan.layers)
+    value = sum(layer.value for layer in plan.layers) - plan.shared_cost
     if abs(value - plan.chosen.value) > 1e-6 * max(1.0, abs(value)):
         faults.append(f"chosen.value says {plan.chosen.value:g}, the layers add up to {value:g}")
     return faults
 
 
+def plan_hash(plan: Plan) -> str:
+    """What other files know a plan by: the sha256 of all that it says."""
+    return sha256_of_json(plan.model_dump(mode="json"))
+
+
+def stem_of(plan_path: Path) -> str:
+    """`plan.json` → `plan`, and `plan-0.5` as it is: what the files beside a plan are named after."""
+    return plan_path.name.removesuffix(".json")
+
+
 def candidates_folder(plan_path: Path) -> Path:
     """`plan.json` → `plan.candidates/` beside it."""
-    return plan_path.with_suffix(".candidates")
+    return plan_path.with_name(f"{stem_of(plan_path)}.candidates")
 
 
 def save_plan(path: Path, plan: Plan) -> None:
@@ -211,9 +247,50 @@ def load_plan(path: Path, *, is_strict: bool = True) -> Plan:
     return plan
 
 
-def load_candidates(plan_path: Path) -> dict[str, Plan]:
-    """Read every candidate beside a plan, by name, in file order."""
+def read_candidates(plan_path: Path) -> dict[str, Plan]:
+    """Read every plan in the candidates' folder beside a plan, by name, in file order, whatever plan they were made with.
+
+    Raises:
+        ManifestError: the folder is missing, or a candidate is damaged or does not add up.
+    """
     folder = candidates_folder(plan_path)
     if not folder.is_dir():
         raise ManifestError(f"{folder} is missing; make it again with `layerlens plan`")
     return {path.stem: load_plan(path) for path in sorted(folder.glob("*.json"))}
+
+
+def load_candidates(plan_path: Path) -> dict[str, Plan]:
+    """Read every candidate of a plan, by name, in file order.
+
+    Raises:
+        ManifestError: as `read_candidates`, and where they were not made with this plan; says what differs.
+    """
+    candidates = read_candidates(plan_path)
+    if foreign := foreign_candidates(load_plan(plan_path, is_strict=False), candidates):
+        raise ManifestError(f"{candidates_folder(plan_path)} holds {foreign}; make both again with `layerlens plan`")
+    return candidates
+
+
+def foreign_candidates(plan: Plan, candidates: Mapping[str, Plan]) -> str:
+    """Say which candidates were not made with a plan: of its model and profile, with its options, under its limits.
+
+    Returns:
+        `candidates of another plan (limits.trainable_params was 6000, now 1500): mlp, uniform`; empty where all were.
+    """
+    wanted = _made_of(plan)
+    names = [name for name, candidate in candidates.items() if _made_of(candidate) != wanted]
+    if not names:
+        return ""
+    found = _made_of(candidates[names[0]])
+    kind = "plan" if found["model"] == wanted["model"] else "model"
+    return f"candidates of another {kind} ({told(found, wanted)}): {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+
+
+def _made_of(plan: Plan) -> dict[str, Any]:
+    """What all plans of one planning share."""
+    return {
+        "model": plan.model.hash,
+        "profile": plan.metadata.profile_identity,
+        "options": plan.metadata.optimization,
+        "limits": {name.value: budget.limit for name, budget in plan.budgets.items()},
+    }

@@ -33,6 +33,7 @@ class Validation(Frozen):
 
     schema_version: int = SCHEMA_VERSION
     plan: str
+    plan_hash: str | None = Field(default=None, description="sha256 of the plan that was checked; older versions left it out")
     checks: list[Check]
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 
 from layerlens.config import RaceConfig, TuneConfig
 from layerlens.config.bench import BenchSuite, BenchTask
+from layerlens.config.data import DEFAULT_MAX_LENGTH
 from layerlens.errors import ConfigError
 
 
@@ -49,8 +50,10 @@ def cells_of(suite: BenchSuite) -> list[CellPlace]:
 
 def data_options(task: BenchTask) -> dict[str, Any]:
     """A task's options as every command's config takes them."""
-    names = ("task", "text_columns", "label_column", "split", "max_length")
-    return {name: getattr(task, name) for name in names}
+    names = ("task", "text_columns", "label_column", "split")
+    # A model that takes fewer tokens than the default cuts there; what was asked for it would refuse.
+    asked = None if task.max_length == DEFAULT_MAX_LENGTH else task.max_length
+    return {name: getattr(task, name) for name in names} | {"max_length": asked}
 
 
 def training_config(suite: BenchSuite, task: BenchTask, *, seed: int, rate: float, is_head_alone: bool = False) -> TuneConfig:

@@ -97,14 +97,14 @@ def distinct(
     """Merge near-duplicates into the first of them, and keep at most `limit`.
 
     Args:
-        candidates: In order of preference; the first `kept_first` are always kept unless they are duplicates.
+        candidates: In order of preference; the first `kept_first` are kept unless they are duplicates, as far as the limit is.
         sites: Their sites.
-        limit: How many to keep.
+        limit: How many to keep; no fewer than there are names set apart.
         kept_first: How many at the front are not thinned out.
-        apart: Names that are never merged into another, since something asks for them by name.
+        apart: Names that are never merged into another nor thinned out, since something asks for them by name.
 
     Returns:
-        What is left; of a list that is too long, the front and an even spread over the rest.
+        What is left, in its order; of a list that is too long, the front and an even spread over the rest.
     """
     weights = np.array([site.params(1) if site.sizes else 0 for site in sites], dtype=np.float64)
     found: list[Candidate] = []
@@ -115,10 +115,12 @@ def distinct(
             found.append(candidate)
     if len(found) <= limit:
         return found
-    front, rest = found[: min(kept_first, limit)], found[min(kept_first, limit) :]
-    room = limit - len(front)
-    positions = ((np.arange(room) + 0.5) * len(rest) / max(room, 1)).astype(np.int64).tolist()
-    return front + [rest[position] for position in positions]
+    kept = [place for place, candidate in enumerate(found) if candidate.name in apart]
+    kept += [place for place in range(min(kept_first, len(found))) if place not in kept][: limit - len(kept)]
+    rest = [place for place in range(len(found)) if place not in kept]
+    room = limit - len(kept)
+    spread = ((np.arange(room) + 0.5) * len(rest) / max(room, 1)).astype(np.int64).tolist()
+    return [found[place] for place in sorted([*kept, *(rest[position] for position in spread)])]
 
 
 def _is_same(one: np.ndarray, other: np.ndarray, weights: np.ndarray) -> bool:

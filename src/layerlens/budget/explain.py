@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from layerlens.budget.costs import from_units, in_units
 from layerlens.budget.prices import PriceList
+from layerlens.budget.shared_costs import SharedCosts
 from layerlens.words import BudgetName
 
 UNIT_NAMES = {
@@ -26,7 +27,7 @@ def reasons(
     values: Sequence[Float[np.ndarray, " _"]],
     limits: Mapping[BudgetName, float],
     *,
-    is_weighed: bool = False,
+    shared: SharedCosts | None = None,
 ) -> list[str]:
     """One sentence per site, in their order.
 
@@ -35,7 +36,7 @@ def reasons(
         sizes: The plan.
         values: Value of each site's options, none first.
         limits: Budgets in the units of `plan.json`.
-        is_weighed: Values are net of weighted costs, so that a gain below zero need not be noise.
+        shared: Where values are net of weighted costs, what options share of them; a gain below zero need not be noise then.
     """
     spent = prices.price(sizes)
     room = {name: in_units(name, limit) - spent[name] for name, limit in limits.items()}
@@ -43,7 +44,7 @@ def reasons(
     lowest = int(prices.blocks[adapted].min()) if len(adapted) else len(prices.bases) - 1
     opened = set(prices.groups[adapted].tolist())
     return [
-        _reason(prices, number, int(prices.choice(sizes)[number]), values[number], room, lowest, opened, is_weighed)
+        _reason(prices, number, int(prices.choice(sizes)[number]), values[number], room, lowest, opened, shared)
         for number in range(len(prices.sites))
     ]
 
@@ -56,7 +57,7 @@ def _reason(
     room: Mapping[BudgetName, int],
     lowest: int,
     opened: set[int],
-    is_weighed: bool,
+    shared: SharedCosts | None,
 ) -> str:
     site = prices.sites[number]
     if not site.sizes:
@@ -64,11 +65,14 @@ def _reason(
     gains = f"predicted to gain {values[at]:.3g}" if at else "none"
     if at == len(site.sizes):
         return f"{gains}; {site.sizes[at - 1]} is the largest size allowed"
-    step = float(values[at + 1] - values[at])
+    paid = 0.0
+    if at == 0 and shared is not None:
+        paid = shared.of_first_option(int(prices.blocks[number]), int(prices.groups[number]), lowest, opened)
+    step = float(values[at + 1] - values[at]) - paid
     goal = f"{site.method} {site.sizes[at]}"
     if step <= 0:
-        if at == 0 and float(values.max()) <= 0:
-            return f"none: {'it costs more than it gains' if is_weighed else 'no gain beyond noise was found'}"
+        if at == 0 and float(values.max()) <= paid:
+            return f"none: {'no gain beyond noise was found' if shared is None else 'it costs more than it gains'}"
         return f"{gains}; {goal} would gain nothing more"
     extra = _extra(prices, number, at, lowest, opened)
     short = [name for name in room if extra[name] > room[name]]

@@ -78,5 +78,6 @@ def _enough(name: BudgetName, cost: int, max_utilisation: float) -> str:
     }.get(name, (1, 0))
     step = math.ceil(cost / per_unit / max_utilisation * 10**digits)
     while in_units(name, step / 10**digits * (2**30 if per_unit == 2**30 else 1) * max_utilisation) < cost:
-        step += 1
+        # A step of one would be lost to rounding where floats lie further apart.
+        step += max(1, step >> 48)
     return f"{step / 10**digits:.{digits}f}"

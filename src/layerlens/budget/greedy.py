@@ -6,7 +6,7 @@ It proves nothing; the solver needs it where no combination close to the bound f
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from layerlens.budget.knapsack import Knapsack
 from layerlens.budget.lagrangian import Lagrangian
@@ -50,9 +50,13 @@ def filled(
     for _ in range(MAX_CHANGES):
         slack = problem.limits - problem.spend_of(choice)
         extra = problem.costs - problem.costs[:, groups, choice][:, :, None]
+        values = problem.values
         if problem.charges.shape[1]:
-            extra = extra + _opening(problem, choice)
-        gains = problem.values > problem.values[groups, choice][:, None]
+            is_first = _is_first(problem, choice)
+            extra[:, is_first, 1:] += problem.charges[:, problem.bundle_of[is_first], None]
+            values = values.copy()
+            values[is_first, 1:] -= problem.fees[problem.bundle_of[is_first], None]
+        gains = values > values[groups, choice][:, None]
         score = np.where(gains & (extra <= slack[:, None, None]).all(axis=0), reduced - reduced[groups, choice][:, None], -np.inf)
         group, option = divmod(int(score.argmax()), problem.values.shape[1])
         if score[group, option] == -np.inf:
@@ -61,12 +65,8 @@ def filled(
     return choice
 
 
-def _opening(problem: Knapsack, choice: Int[np.ndarray, " groups"]) -> Int[np.ndarray, "budgets groups options"]:
-    """The charge that each change would be the first to cause."""
+def _is_first(problem: Knapsack, choice: Int[np.ndarray, " groups"]) -> Bool[np.ndarray, " groups"]:
+    """Which groups would be the first of their bundle to take anything."""
     is_bundled = problem.bundle_of >= 0
     takers = np.bincount(problem.bundle_of[is_bundled & (choice > 0)], minlength=problem.charges.shape[1])
-    is_first = is_bundled & (takers[problem.bundle_of] == 0)
-    charge = np.where(is_first, problem.charges[:, problem.bundle_of], 0)
-    opening = np.zeros(problem.costs.shape, np.int64)
-    opening[:, :, 1:] = charge[:, :, None]
-    return opening
+    return is_bundled & (takers[problem.bundle_of] == 0)

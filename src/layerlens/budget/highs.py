@@ -53,7 +53,7 @@ def solve_with_highs(problem: Knapsack, relative_gap: float) -> tuple[Int[np.nda
         constraints.append(LinearConstraint(opened, -np.inf, 0))
     spend = np.concatenate([problem.costs[:, groups, options], problem.charges[:, bundles]], axis=1)
     scale = np.maximum(problem.limits, 1)
-    objective = -np.concatenate([problem.values[groups, options], np.zeros(len(bundles))])
+    objective = -np.concatenate([problem.values[groups, options], -problem.fees[bundles]])
     room = problem.limits.astype(float)
     bound = np.inf
     for _ in range(ATTEMPTS):

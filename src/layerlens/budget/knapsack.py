@@ -1,13 +1,14 @@
 """The problem: a multiple-choice knapsack with several budgets and shared charges, in integers.
 
-Maximise  Σ_g values[g, x_g]
+Maximise  Σ_g values[g, x_g] - Σ_{b opened} fees[b]
 subject   Σ_g costs[k, g, x_g] + Σ_{b opened} charges[k, b] <= limits[k]   for every budget k,
 
 where every group g takes exactly one option x_g, and option 0 is "none" (value 0, cost 0; a group that must take
 something has value -inf there). A bundle is a set of groups that share a charge: it is paid once as soon as one of
 them takes an option other than none (layers that read the same input keep that input once for their backward pass).
+Where the charge is not only limited but weighed against value, the bundle's fee is subtracted with it.
 
-Costs are int64, so that sums are exact and no plan is ever over budget by a rounding error; values are float64.
+Costs are int64, so that sums are exact and no plan is ever over budget by a rounding error; values and fees are float64.
 Axes: groups, options (padded with value -inf), budgets, bundles.
 """
 
@@ -38,6 +39,7 @@ class Knapsack:
         limits: int64 [budgets].
         bundle_of: int64 [groups]; index of the group's bundle, -1 for none.
         charges: int64 [budgets, bundles], not negative.
+        fees: float64 [bundles], not negative; value that opening a bundle takes away.
         counted: Sets of groups whose number of takers the solver may branch on: groups that pay a like lump.
     """
 
@@ -46,6 +48,7 @@ class Knapsack:
     limits: Int[np.ndarray, " budgets"]
     bundle_of: Int[np.ndarray, " groups"]
     charges: Int[np.ndarray, "budgets bundles"]
+    fees: Float[np.ndarray, " bundles"]
     counted: list[Bool[np.ndarray, " groups"]] = field(default_factory=list)
 
     @classmethod
@@ -57,18 +60,20 @@ class Knapsack:
         *,
         bundle_of: Int[np.ndarray, " groups"] | None = None,
         charges: Int[np.ndarray, "budgets bundles"] | None = None,
+        fees: Float[np.ndarray, " bundles"] | None = None,
         counted: list[Bool[np.ndarray, " groups"]] | None = None,
     ) -> Knapsack:
         """Build an instance and check it.
 
         Raises:
-            ConfigError: a cost is negative, a sum of costs leaves the exact range, or none is not free.
+            ConfigError: a cost or fee is negative, a sum of costs leaves the exact range, or none is not free.
         """
         num_budgets, num_groups, _ = costs.shape
         bundle_of = np.full(num_groups, -1, np.int64) if bundle_of is None else bundle_of.astype(np.int64)
         charges = np.zeros((num_budgets, 0), np.int64) if charges is None else charges.astype(np.int64)
+        fees = np.zeros(charges.shape[1]) if fees is None else fees
         faults = []
-        if (costs < 0).any() or (charges < 0).any():
+        if (costs < 0).any() or (charges < 0).any() or (fees < 0).any():
             faults.append("knapsack: a cost is negative; costs must be zero or more")
         if costs[:, :, 0].any() or not np.isin(values[:, 0], (0.0, -np.inf)).all():
             faults.append("knapsack: option 0 is none; it must cost nothing and be worth nothing")
@@ -79,7 +84,7 @@ class Knapsack:
             faults.append(f"knapsack: costs add up to {totals.max():.3g}, more than {LARGEST_SUM} units; use a larger unit")
         if faults:
             raise ConfigError.of(faults)
-        return cls(values, costs.astype(np.int64), np.asarray(limits, np.int64), bundle_of, charges, counted or [])
+        return cls(values, costs.astype(np.int64), np.asarray(limits, np.int64), bundle_of, charges, fees, counted or [])
 
     @property
     def num_groups(self) -> int:
@@ -90,14 +95,18 @@ class Knapsack:
         return self.costs.shape[0]
 
     def value_of(self, choice: Int[np.ndarray, " groups"]) -> float:
-        """Add up the value of one option per group, correctly rounded whatever the order."""
-        return math.fsum(self.values[np.arange(self.num_groups), choice].tolist())
+        """Add up the value of one option per group, less the fees, correctly rounded whatever the order."""
+        values = self.values[np.arange(self.num_groups), choice].tolist()
+        return math.fsum([*values, *(-self.fees[self.opened(choice)]).tolist()])
+
+    def opened(self, choice: Int[np.ndarray, " groups"]) -> Int[np.ndarray, " bundles"]:
+        """The bundles of which some group takes an option other than none."""
+        return np.unique(self.bundle_of[(choice > 0) & (self.bundle_of >= 0)])
 
     def spend_of(self, choice: Int[np.ndarray, " groups"]) -> Int[np.ndarray, " budgets"]:
         """Add up what one option per group costs, charges included, exactly."""
         spend = self.costs[:, np.arange(self.num_groups), choice].sum(axis=1)
-        opened = np.unique(self.bundle_of[(choice > 0) & (self.bundle_of >= 0)])
-        return spend + self.charges[:, opened].sum(axis=1)
+        return spend + self.charges[:, self.opened(choice)].sum(axis=1)
 
     def is_feasible(self, choice: Int[np.ndarray, " groups"]) -> bool:
         """Whether every option is there and every budget is kept."""
@@ -109,7 +118,7 @@ def tidy(problem: Knapsack) -> Knapsack:
     """Write the same problem in fewer options and tighter budgets; choices keep their meaning.
 
     Options that another one of the same group makes pointless (at least its value, at most its costs) and options
-    that exceed a budget on their own go; charges of bundles with one member move into its options; limits come
+    that exceed a budget on their own go; charges and fees of bundles with one member move into its options; limits come
     down to the greatest common divisor of their costs; a budget that another one implies goes too.
     """
     problem = _without_idle_bundles(problem)
@@ -129,22 +138,26 @@ def tidy(problem: Knapsack) -> Knapsack:
 
 
 def _without_idle_bundles(problem: Knapsack) -> Knapsack:
-    """Move the charge of a bundle with a single member, or with a member that must take something, out of the way."""
+    """Move charge and fee of a bundle with a single member, or with a member that must take something, out of the way."""
     bundle_of, charges, costs, limits = problem.bundle_of.copy(), problem.charges.copy(), problem.costs.copy(), problem.limits
-    counted = list(problem.counted)
+    values, fees, counted = problem.values.copy(), problem.fees.copy(), list(problem.counted)
     is_required = ~np.isfinite(problem.values[:, 0])
     members = np.bincount(bundle_of[bundle_of >= 0], minlength=charges.shape[1])
     for bundle in range(charges.shape[1]):
         inside = np.flatnonzero(bundle_of == bundle)
         if is_required[inside].any():
             limits = limits - charges[:, bundle]
+            values[inside[is_required[inside]][0], 1:] -= fees[bundle]
         elif members[bundle] == 1:
             costs[:, inside[0], 1:] += charges[:, bundle, None]
-        elif charges[:, bundle].any():
+            values[inside[0], 1:] -= fees[bundle]
+        elif charges[:, bundle].any() or fees[bundle]:
             continue
-        charges[:, bundle] = 0
+        charges[:, bundle], fees[bundle] = 0, 0.0
         bundle_of[inside] = -1
-    return replace(problem, bundle_of=bundle_of, charges=charges, costs=costs, limits=limits, counted=counted)
+    return replace(
+        problem, values=values, bundle_of=bundle_of, charges=charges, fees=fees, costs=costs, limits=limits, counted=counted
+    )
 
 
 def _drop_dominated(values: Float[np.ndarray, "groups options"], costs: Int[np.ndarray, "budgets groups options"]) -> None:

@@ -1,6 +1,6 @@
 """The bound: least over multipliers of the knapsack with its budgets priced instead of kept.
 
-    L(λ) = Σ_bundles max(0, Σ_g max_j (values[g, j] - λ·costs[g, j]) - λ·charge) + λ·limits,   λ >= 0 (free for equalities)
+    L(λ) = Σ_bundles max(0, Σ_g max_j (values[g, j] - λ·costs[g, j]) - λ·charge - fee) + λ·limits,  λ >= 0 (free for equalities)
 
 L is convex, piecewise linear and no smaller than any feasible value, whatever λ is; the least L is the bound of the
 linear relaxation over whole bundles (Geoffrion 1974; Fisher 1981). It is minimised by the ellipsoid method with deep
@@ -51,7 +51,7 @@ class Priced:
         choice: int64 [groups]; the best option of each group at these prices.
         reduced: float64 [groups, options]; values minus priced costs.
         best: float64 [groups]; the best reduced value of each group if its bundle is open.
-        opened: float64 [bundles]; what the bundle is worth when open, its priced charge paid.
+        opened: float64 [bundles]; what the bundle is worth when open, its priced charge and its fee paid.
         multipliers: float64 [rows].
     """
 
@@ -124,7 +124,7 @@ class Lagrangian:
         self, multipliers: Float[np.ndarray, " rows"], best: Float[np.ndarray, " groups"]
     ) -> Float[np.ndarray, " bundles"]:
         """What each bundle is worth when it is open."""
-        charge = (multipliers[:, None] * self._charges).sum(axis=0)
+        charge = (multipliers[:, None] * self._charges).sum(axis=0) + self.problem.fees
         if not self._num_bundles:
             return -charge
         return np.bincount(self._members, weights=best[self._bundled], minlength=self._num_bundles) - charge

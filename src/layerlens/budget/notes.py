@@ -57,9 +57,8 @@ def notes_of(
     spread = statistics.pstdev(utilities) / mean if mean > 0 else 0.0
     if spread < LOW_SPREAD:
         notes.append(f"the utilities hardly tell layers apart (coefficient of variation {spread:.2f}, under {LOW_SPREAD})")
-    is_weighed = set(config.objective_weights) != {"utility"}
-    if solver.value <= 0 and is_weighed:
-        notes.append("under these objective weights every option costs more than it gains: the plan is uniform")
+    if solver.value <= 0 and config.is_weighted:
+        notes.append("under these objective weights every plan costs more than it gains: the plan is uniform")
     elif solver.value <= 0:
         notes.append(
             f"no layer shows a gain beyond noise on {profile.data.num_samples} samples: the plan is uniform; profile more samples"
@@ -99,5 +98,4 @@ def _no_budget_stopped(profile: Profile, config: OptimizationConfig, layers: Seq
         return f"every adapted layer has the largest rank allowed, {largest}; a larger --max-rank would spend more"
     if capped:
         return f"{capped} layers have the largest rank allowed, {largest}, and the others would gain nothing by more"
-    is_weighed = set(config.objective_weights) != {"utility"}
-    return "more would cost more than it gains" if is_weighed else "more would gain nothing beyond noise"
+    return "more would cost more than it gains" if config.is_weighted else "more would gain nothing beyond noise"

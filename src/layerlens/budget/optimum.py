@@ -1,4 +1,4 @@
-"""The exact optimum under one value model: one knapsack, or one per depth cut where a budget depends on depth."""
+"""The exact optimum under one value model: one knapsack, or one per depth cut where a budget or weighted cost depends on it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from layerlens.budget.costs import DEPTH_BUDGETS, in_units
 from layerlens.budget.knapsack import Knapsack
 from layerlens.budget.prices import PriceList
+from layerlens.budget.shared_costs import SharedCosts
 from layerlens.budget.solver import INFEASIBLE, OPTIMAL, TOLERANCE, relative_gap, solve
 from layerlens.errors import InfeasibleBudgetError
 from layerlens.words import BudgetName
@@ -31,16 +32,22 @@ class Optimum:
     status: str
 
 
-def optimise(prices: PriceList, values: Sequence[Float[np.ndarray, " _"]], limits: Mapping[BudgetName, float]) -> Optimum:
+def optimise(
+    prices: PriceList,
+    values: Sequence[Float[np.ndarray, " _"]],
+    limits: Mapping[BudgetName, float],
+    shared: SharedCosts | None = None,
+) -> Optimum:
     """Find the best sizes within every limit.
 
     Args:
         prices: The sites and what their options cost.
         values: Value of each site's options, none first.
         limits: Budgets in the units of `plan.json`; at least one.
+        shared: What objective weights subtract for costs that options share; nothing if not given.
 
     Returns:
-        The optimum over all depth cuts.
+        The optimum over all depth cuts: the values of its options less what they share.
 
     Raises:
         InfeasibleBudgetError: the fixed costs alone are over a limit at every cut.
@@ -48,11 +55,13 @@ def optimise(prices: PriceList, values: Sequence[Float[np.ndarray, " _"]], limit
     names = list(limits)
     rows = [prices.names.index(name) for name in names]
     whole = np.array([in_units(name, limits[name]) for name in names], dtype=np.int64)
-    num_cuts = max(1, len(prices.bases) - 1) if DEPTH_BUDGETS & set(names) else 1
+    shared = shared or SharedCosts.of(prices)
+    is_by_cut = bool(DEPTH_BUDGETS & set(names)) or shared.depends_on_depth
+    num_cuts = max(1, len(prices.bases) - 1) if is_by_cut else 1
     has_options = np.array([bool(site.sizes) for site in prices.sites])
     best: Optimum | None = None
     bound, statuses = 0.0, set()
-    quick = _quick_bounds(prices, values, rows, whole - prices.bases[:num_cuts, rows])
+    quick = _quick_bounds(prices, values, rows, whole - prices.bases[:num_cuts, rows]) - shared.by_cut[:num_cuts]
     for cut in np.argsort(-quick, kind="stable").tolist():
         room = whole - prices.bases[cut, rows]
         inside = np.flatnonzero((prices.blocks >= cut) & has_options)
@@ -62,19 +71,20 @@ def optimise(prices: PriceList, values: Sequence[Float[np.ndarray, " _"]], limit
         cutoff = -np.inf if best is None else best.value
         if quick[cut] <= cutoff:
             continue
-        solution = solve(_knapsack(prices, values, inside, rows, room), cutoff=cutoff)
+        solution = solve(_knapsack(prices, values, shared, cut, inside, rows, room), cutoff=cutoff)
         if solution.status != INFEASIBLE:
             bound = max(bound, solution.bound)
             statuses.add(solution.status)
         if solution.choice is not None and (best is None or solution.value > best.value):
             sizes = np.zeros(len(prices.sites), dtype=np.int64)
-            for number, option in zip(inside.tolist(), solution.choice.tolist(), strict=True):
+            for number, option in zip(inside.tolist(), solution.choice[: len(inside)].tolist(), strict=True):
                 sizes[number] = prices.sites[number].sizes[option - 1] if option else 0
             best = Optimum(sizes, solution.value, solution.bound, solution.gap, solution.status)
     if best is None:
         raise InfeasibleBudgetError("no plan fits: the model alone is over a budget at every depth; raise the budgets")
-    sizes = _levelled(prices, values, best.sizes, limits)
-    value = math.fsum(entry[at] for entry, at in zip(values, prices.choice(sizes).tolist(), strict=True))
+    # Adapting nothing is worth 0, and where every plan costs more than it gains that is the most.
+    sizes = _levelled(prices, values, shared, best.sizes, limits) if best.value >= 0 else np.zeros_like(best.sizes)
+    value = _total(prices, values, shared, sizes)
     bound = max(bound, value)
     gap = relative_gap(value, bound)
     status = OPTIMAL if gap <= TOLERANCE else next(iter(sorted(statuses - {OPTIMAL})), OPTIMAL)
@@ -112,6 +122,7 @@ def _quick_bounds(
 def _levelled(
     prices: PriceList,
     values: Sequence[Float[np.ndarray, " _"]],
+    shared: SharedCosts,
     sizes: Int[np.ndarray, " sites"],
     limits: Mapping[BudgetName, float],
 ) -> Int[np.ndarray, " sites"]:
@@ -135,20 +146,35 @@ def _levelled(
             won = curve[choice[low] + 1] - curve[choice[low]]
             moved = sizes.copy()
             moved[low], moved[high] = prices.sites[low].sizes[choice[low]], prices.sites[high].sizes[choice[high] - 2]
-            if won < lost or not prices.is_within(moved, limits):
+            paid = shared.total(prices, moved) - shared.total(prices, sizes)
+            if won - paid < lost or not prices.is_within(moved, limits):
                 break
             sizes, choice = moved, prices.choice(moved)
     return sizes
 
 
+def _total(
+    prices: PriceList, values: Sequence[Float[np.ndarray, " _"]], shared: SharedCosts, sizes: Int[np.ndarray, " sites"]
+) -> float:
+    """What a whole plan is worth, correctly rounded."""
+    own = (float(entry[at]) for entry, at in zip(values, prices.choice(sizes).tolist(), strict=True))
+    return math.fsum([*own, -shared.total(prices, sizes)])
+
+
 def _knapsack(
     prices: PriceList,
     values: Sequence[Float[np.ndarray, " _"]],
+    shared: SharedCosts,
+    cut: int,
     inside: Int[np.ndarray, " groups"],
     rows: Sequence[int],
     limits: Int[np.ndarray, " budgets"],
 ) -> Knapsack:
-    """Sites as groups, padded to one number of options; a shared input is a charge paid once per group of sites."""
+    """Sites as groups, padded to one number of options; a shared input is a charge and a fee paid once per group of sites.
+
+    Where the backward pass down to the cut takes value away, one group more, which has to take it, stands last: so the solver's
+    bound and its relative gap are those of the plan's own value.
+    """
     num_options = max(len(values[number]) for number in inside)
     padded = np.full((len(inside), num_options), -np.inf)
     for place, number in enumerate(inside.tolist()):
@@ -156,7 +182,14 @@ def _knapsack(
     costs = prices.options[rows][:, inside, :num_options]
     opened, bundle_of = np.unique(prices.groups[inside], return_inverse=True)
     charges = np.zeros((len(rows), len(opened)), dtype=np.int64)
+    fees = shared.by_input[opened]
     vram = prices.names.index(BudgetName.VRAM_BYTES)
     if vram in rows:
         charges[list(rows).index(vram), bundle_of] = prices.kept[inside]
-    return Knapsack.of(padded, costs, limits, bundle_of=bundle_of.astype(np.int64), charges=charges)
+    if shared.by_cut[cut]:
+        depth = np.full((1, num_options), -np.inf)
+        depth[0, 1] = -shared.by_cut[cut]
+        padded = np.concatenate([padded, depth])
+        costs = np.concatenate([costs, np.zeros((len(rows), 1, num_options), dtype=np.int64)], axis=1)
+        bundle_of = np.append(bundle_of, -1)
+    return Knapsack.of(padded, costs, limits, bundle_of=bundle_of.astype(np.int64), charges=charges, fees=fees)

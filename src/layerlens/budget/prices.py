@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Int
 
 from layerlens.budget.costs import CostModel, in_units
+from layerlens.budget.knapsack import LARGEST_SUM
 from layerlens.budget.sites import PlanSite
+from layerlens.errors import ConfigError
 from layerlens.words import BudgetName
 
 
@@ -39,7 +41,12 @@ class PriceList:
 
     @classmethod
     def of(cls, costs: CostModel, sites: Sequence[PlanSite]) -> PriceList:
-        """Price every option of every site once."""
+        """Price every option of every site once.
+
+        Raises:
+            ConfigError: batch and length make costs that cannot be added up exactly.
+        """
+        _check_range(costs, sites)
         names = costs.names
         options = np.zeros((len(names), len(sites), 1 + max(len(site.sizes) for site in sites)), dtype=np.int64)
         largest = max((size for site in sites for size in site.sizes), default=0)
@@ -78,3 +85,16 @@ class PriceList:
         """Whether a plan keeps every budget."""
         spent = self.price(sizes)
         return all(spent[name] <= in_units(name, limit) for name, limit in limits.items())
+
+
+def _check_range(costs: CostModel, sites: Sequence[PlanSite]) -> None:
+    """Refuse a batch whose costs leave the range that sums are exact in; in Python's integers, which know no range.
+
+    An option's inner activation is no wider than the input that is kept for it; a prefix may need a mask of all token pairs.
+    """
+    largest = max(costs.base(0).values()) + 2 * sum(costs.kept_input(site) for site in sites) + 8 * costs.length**2
+    if largest >= LARGEST_SUM:
+        raise ConfigError(
+            f"--batch-size {costs.batch_size:,} at {costs.length:,} tokens per sample: costs of up to {largest:.3g} cannot be "
+            f"added up exactly, at most {LARGEST_SUM:.3g} can; give a smaller --batch-size or --length"
+        )

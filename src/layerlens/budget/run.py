@@ -21,8 +21,9 @@ from layerlens.budget.mixed_candidates import mixed
 from layerlens.budget.notes import assumptions_of, notes_of
 from layerlens.budget.optimum import optimise
 from layerlens.budget.prices import PriceList
+from layerlens.budget.shared_costs import SharedCosts
 from layerlens.budget.sites import PlanSite, plan_sites, rank_range
-from layerlens.budget.values import ValueModel, site_values, value_models
+from layerlens.budget.values import ValueModel, cost_rates, site_values, value_models
 from layerlens.config import OptimizationConfig
 from layerlens.errors import ConfigError
 from layerlens.words import BudgetName, Method
@@ -43,10 +44,15 @@ class Instance:
     values: list[Float[np.ndarray, " _"]]
     costs: CostModel
     limits: dict[BudgetName, float]
+    shared: SharedCosts
 
     def value_of(self, sizes: Int[np.ndarray, " sites"]) -> list[float]:
         """Value of each site's choice under the default value model."""
         return [float(entry[at]) for entry, at in zip(self.values, self.prices.choice(sizes).tolist(), strict=True)]
+
+    def total_of(self, sizes: Int[np.ndarray, " sites"]) -> float:
+        """Value of a whole plan, less what objective weights subtract for costs that its options share."""
+        return math.fsum([*self.value_of(sizes), -self.shared.total(self.prices, sizes)])
 
 
 def make_plan(
@@ -85,13 +91,14 @@ def make_plan(
     check_feasible(prices, asked, max_utilisation=config.max_utilisation)
     models = value_models(profile)
     values = {model: site_values(model, sites, profile, arrays, config, costs) for model in models}
-    instance = Instance(profile, config, prices, values[ValueModel.WHITENED], costs, limits)
-    optima = {model: optimise(prices, values[model], limits) for model in models}
+    shared = SharedCosts.of(prices, cost_rates(config, costs))
+    instance = Instance(profile, config, prices, values[ValueModel.WHITENED], costs, limits, shared)
+    optima = {model: optimise(prices, values[model], limits, shared) for model in models}
     best = optima[ValueModel.WHITENED]
     ranks = rank_range(profile, config)
     uniform, reach = uniform_candidate(prices, ranks, limits) if _has_lora(config) else (None, 0)
     shapes = list(structured(prices, ranks, limits, reach=reach)) if _has_lora(config) else []
-    uniform_value = None if uniform is None else math.fsum(instance.value_of(uniform.sizes))
+    uniform_value = None if uniform is None else instance.total_of(uniform.sizes)
     solver = Solver(status=best.status, value=best.value, bound=best.bound, gap=best.gap, uniform_value=uniform_value)
     front = [Candidate(f"optimum-{model.value}", optimum.sizes) for model, optimum in optima.items()]
     shapes += mixed(prices, config.candidate_methods, limits)
@@ -140,8 +147,8 @@ class _Record:
         instance = self.instance
         prices, sizes, costs, profile = instance.prices, candidate.sizes, instance.costs, instance.profile
         values = instance.value_of(sizes)
-        is_weighed = set(instance.config.objective_weights) != {"utility"}
-        why = reasons(prices, sizes, instance.values, instance.limits, is_weighed=is_weighed)
+        shared = instance.shared if instance.config.is_weighted else None
+        why = reasons(prices, sizes, instance.values, instance.limits, shared=shared)
         spent = prices.price(sizes)
         budgets = {name: Budget(limit=self.asked.get(name), spent=from_units(name, spent[name])) for name in costs.names}
         layers = [
@@ -154,9 +161,10 @@ class _Record:
             task=profile.task,
             budgets=budgets,
             solver=self.solver,
-            chosen=Chosen(name=candidate.name, value=math.fsum(values)),
+            chosen=Chosen(name=candidate.name, value=instance.total_of(sizes)),
             alpha_over_rank=instance.config.alpha_over_rank,
             layers=layers,
+            shared_cost=instance.shared.total(prices, sizes),
             head=profile.head,
             head_params=profile.model.head_parameters,
             depth_cut=min(adapted, default=0),
@@ -215,13 +223,13 @@ def _pareto(instance: Instance) -> list[ParetoPoint]:
         if limit < smallest or (step > 1 and reference * step > 4 * largest):
             continue
         here = {**limits, BudgetName.TRAINABLE_PARAMS: float(limit)}
-        best = optimise(instance.prices, instance.values, here)
+        best = optimise(instance.prices, instance.values, here, instance.shared)
         uniform = _uniform(instance, here)
         points.append(
             ParetoPoint(
                 limit=float(limit),
                 value=best.value,
-                uniform_value=None if uniform is None else math.fsum(instance.value_of(uniform)),
+                uniform_value=None if uniform is None else instance.total_of(uniform),
             )
         )
     return points

@@ -59,7 +59,7 @@ class PlanSite:
 
 
 def rank_range(profile: Profile, config: OptimizationConfig) -> tuple[int, ...]:
-    """Ranks on offer.
+    """Ranks on offer, none above what the widest layer can have.
 
     Raises:
         ConfigError: the smallest rank is above the largest.
@@ -67,7 +67,8 @@ def rank_range(profile: Profile, config: OptimizationConfig) -> tuple[int, ...]:
     largest = config.max_rank or default_max_rank(profile.model.hidden_size)
     if config.min_rank > largest:
         raise ConfigError(f"--min-rank {config.min_rank} is above the largest rank {largest}; give a larger --max-rank")
-    return tuple(range(config.min_rank, largest + 1))
+    widest = max((min(layer.in_features, layer.out_features) for layer in profile.layers), default=0)
+    return tuple(range(config.min_rank, min(largest, widest) + 1))
 
 
 def plan_sites(profile: Profile, config: OptimizationConfig) -> list[PlanSite]:

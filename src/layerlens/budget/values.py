@@ -11,7 +11,8 @@ proxies measured at a few sites, or a cautious one where it has none.
 
 A method's penalty divides its values. With objective weights other than utility's, values are divided by their largest
 possible sum and multiplied by utility's weight, and each cost is subtracted as weight × share of its budget (of full
-fine-tuning where no budget is set). With utility alone nothing is rescaled: values stay in the unit above.
+fine-tuning where no budget is set): here what an option adds of its own, in `shared_costs` what options share. With utility
+alone nothing is rescaled: values stay in the unit above.
 """
 
 from __future__ import annotations
@@ -115,24 +116,28 @@ def _at(curve: np.ndarray, rank: float) -> float:
     return float(np.interp(rank, np.arange(len(curve) + 1), np.concatenate([[0.0], curve])))
 
 
+def cost_rates(config: OptimizationConfig, costs: CostModel) -> dict[BudgetName, float]:
+    """The value that one integer unit of a weighted cost takes away: its weight over its budget, or over full fine-tuning."""
+    if not config.is_weighted:
+        return {}
+    limits, full = limits_of(config), costs.full()
+    wholes = {name: in_units(name, limits[name]) if name in limits else full[name] for name in costs.names}
+    named = {COST_OF_TERM[term]: weight for term, weight in config.objective_weights.items() if term in COST_OF_TERM}
+    return {name: weight / max(wholes[name], 1) for name, weight in named.items() if weight > 0 and name in wholes}
+
+
 def _weighed(
     values: list[np.ndarray], sites: Sequence[PlanSite], config: OptimizationConfig, costs: CostModel
 ) -> list[np.ndarray]:
-    weights = {term: weight for term, weight in config.objective_weights.items() if weight > 0}
-    if set(weights) == {"utility"}:
+    if not config.is_weighted:
         return values
     total = sum(float(entry.max()) for entry in values) or 1.0
-    limits, full = limits_of(config), costs.full()
+    rates = cost_rates(config, costs)
     weighed = []
     for site, entry in zip(sites, values, strict=True):
-        result = weights["utility"] * entry / total
-        for term, weight in weights.items():
-            name = COST_OF_TERM.get(term)
-            if name is None or name not in costs.names:
-                continue
-            whole = in_units(name, limits[name]) if name in limits else full[name]
-            spent = np.array([0, *(costs.option(site, size)[name] for size in site.sizes)])
-            result = result - weight * spent / max(whole, 1)
-        result[0] = 0.0
+        result = config.objective_weights["utility"] * entry / total
+        priced = costs.options(site, site.sizes)
+        for name, rate in rates.items():
+            result[1:] -= rate * priced[name]
         weighed.append(result)
     return weighed

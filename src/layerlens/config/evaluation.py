@@ -12,7 +12,11 @@ class EvaluateConfig(DataConfig):
 
     batch_size: int = Field(default=16, gt=0, description="samples per batch of a compressed model; of others twice as many")
     threads: int | None = Field(default=None, gt=0, description="processor threads; torch's own choice if not given")
-    max_eval_samples: int | None = Field(default=None, gt=0, description="use only so many samples, a seeded choice")
+    max_eval_samples: int | None = Field(
+        default=None,
+        gt=0,
+        description="use only so many samples, a seeded choice; a compressed language model's are the first windows",
+    )
     second_text: str | None = Field(
         default=None, description="a second text to compare models on; one of the standard library if not given"
     )

@@ -12,6 +12,10 @@ from layerlens.words import Frozen, Method
 #: Objective weights of the predecessor: utility, and each cost as a share of its budget.
 PREDECESSOR_WEIGHTS = {"utility": 0.5, "cost": 0.2, "flops": 0.1, "vram": 0.1, "latency": 0.1}
 OBJECTIVE_TERMS = ("utility", "cost", "flops", "vram", "latency")
+#: Preferences scale values, and a LoRA's update: beyond these nothing a person means is left, and sums overflow.
+SMALLEST_PREFERENCE, LARGEST_PREFERENCE = 1e-6, 1e6
+#: More than any machine has of anything; sums of costs stay exact to 9·10¹⁵ (`budget/knapsack.py`).
+LARGEST_BUDGET = 1e18
 #: Presets that a person may name instead of a mapping.
 WEIGHT_PRESETS = {"default": {"utility": 1.0}, "predecessor": PREDECESSOR_WEIGHTS}
 
@@ -44,10 +48,12 @@ class OptimizationConfig(Frozen):
     objective_weights: Weights = Field(
         default={"utility": 1.0}, description="utility, cost, flops, vram, latency: each cost as a share of its budget"
     )
-    max_utilisation: float = Field(default=1.0, gt=0, le=1, description="share of each budget that may be spent")
+    max_utilisation: float = Field(default=1.0, ge=0.001, le=1, description="share of each budget that may be spent")
     min_rank: int = Field(default=1, gt=0, description="smallest rank")
     max_rank: int | None = Field(default=None, gt=0, description="largest rank; hidden size / 10 if not given")
-    alpha_over_rank: float = Field(default=2.0, gt=0, description="LoRA scaling alpha / r, the same for every layer")
+    alpha_over_rank: float = Field(
+        default=2.0, gt=0, le=LARGEST_PREFERENCE, description="LoRA scaling alpha / r, the same for every layer"
+    )
     batch_size: int = Field(default=16, gt=0, description="training batch that memory is priced for")
     length: int | None = Field(
         default=None, gt=0, description="tokens per sample that memory is priced for; the profile's maximum"
@@ -55,14 +61,23 @@ class OptimizationConfig(Frozen):
     epochs: float = Field(
         default=3.0, gt=0, description="passes over the data that time is priced for; frozen blocks run in the first alone"
     )
-    optimizer_bytes: int = Field(default=8, ge=0, description="optimiser state per trainable parameter; 8 for AdamW in float32")
-    max_candidates: int = Field(default=24, gt=0, description="candidates kept for the race")
+    optimizer_bytes: int = Field(
+        default=8, ge=0, le=1024, description="bytes of optimiser state per trainable parameter; 8 for AdamW in float32"
+    )
+    max_candidates: int = Field(default=24, ge=2, description="candidates kept for the race, uniform and optimum among them")
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether some cost is subtracted from value."""
+        return any(weight > 0 for term, weight in self.objective_weights.items() if term != "utility")
 
     @field_validator("max_trainable_params", "max_flops", "max_vram_gb", "latency_target_ms", "max_time_ratio")
     @classmethod
     def _budget_is_positive(cls, value: float | None) -> float | None:
         if value is not None and value <= 0:
             raise ValueError("a budget must be above zero")
+        if value is not None and value > LARGEST_BUDGET:
+            raise ValueError(f"a budget must not be above {LARGEST_BUDGET:g}; leave it out where there is no limit")
         return value
 
     @field_validator("method_penalties")
@@ -70,6 +85,8 @@ class OptimizationConfig(Frozen):
     def _penalty_is_positive(cls, value: dict[Method, float]) -> dict[Method, float]:
         if bad := [str(name) for name, penalty in value.items() if penalty <= 0]:
             raise ValueError(f"penalty of {', '.join(bad)} must be above zero")
+        if bad := [str(name) for name, penalty in value.items() if not SMALLEST_PREFERENCE <= penalty <= LARGEST_PREFERENCE]:
+            raise ValueError(f"penalty of {', '.join(bad)} must lie in {SMALLEST_PREFERENCE:g} … {LARGEST_PREFERENCE:g}")
         return value
 
     @field_validator("objective_weights")
@@ -81,6 +98,9 @@ class OptimizationConfig(Frozen):
             raise ValueError("a weight must not be negative")
         if value.get("utility", 0.0) <= 0:
             raise ValueError("utility must be above zero")
+        meant = {term: weight for term, weight in value.items() if weight}
+        if bad := [term for term, weight in meant.items() if not SMALLEST_PREFERENCE <= weight <= LARGEST_PREFERENCE]:
+            raise ValueError(f"weight of {', '.join(bad)} must be 0 or lie in {SMALLEST_PREFERENCE:g} … {LARGEST_PREFERENCE:g}")
         return value
 
     @model_validator(mode="after")

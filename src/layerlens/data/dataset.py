@@ -11,6 +11,7 @@ from layerlens.config import DataConfig
 from layerlens.data.encoders import check_form, prepare
 from layerlens.data.example import Example, hash_examples
 from layerlens.data.guess import guess_task
+from layerlens.data.labels import NO_HEAD, HeadLabels
 from layerlens.data.lazy import LazyExamples
 from layerlens.data.sources.opening import open_source
 from layerlens.data.task import Task
@@ -47,6 +48,10 @@ class LoadedData:
         chunks = range(0, len(indices), 256)
         return hash_examples(example for start in chunks for example in self.take(indices[start : start + 256]))
 
+    def source_hash(self, indices: Sequence[int]) -> str:
+        """Hash what the examples at `indices` are encoded from, in that order: cheap however many they are."""
+        return self.examples.source_hash(indices) if isinstance(self.examples, LazyExamples) else self.hash(indices)
+
 
 def load_dataset(
     data: str,
@@ -55,6 +60,7 @@ def load_dataset(
     checkpoint_config: dict[str, Any],
     processor_for: Callable[[TaskKind], Any],
     task: TaskInfo | None = None,
+    keeps_head: bool = False,
 ) -> LoadedData:
     """Load a data set for a model.
 
@@ -64,6 +70,8 @@ def load_dataset(
         checkpoint_config: The model's `config.json`.
         processor_for: Gives the model's tokenizer or image processor, once the task is known.
         task: The task of a plan: its kind, label set and (unless the config asks otherwise) columns and length hold.
+        keeps_head: Whether the model is used with the head that its checkpoint has: where the labels are that head's classes,
+            its order holds before a plan's, and the data may lack some.
 
     Raises:
         DataError: the source cannot be read, or does not fit the task; all faults in one line.
@@ -74,7 +82,8 @@ def load_dataset(
     kind = task.kind if task is not None else guess_task(table, config, checkpoint_config)
     check_form(kind, table)
     processor = processor_for(kind)
-    prepared = prepare(kind, table, config, task, checkpoint_config, processor)
+    head = HeadLabels.of(checkpoint_config, is_kept=keeps_head) if task is None or keeps_head else NO_HEAD
+    prepared = prepare(kind, table, config, task, checkpoint_config, processor, head)
     built = build_task(prepared.info, processor)
     return LoadedData(
         id=data,

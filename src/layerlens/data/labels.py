@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from layerlens.data.table import Table
@@ -13,6 +14,36 @@ MAX_NAMELESS_CLASSES = 20
 """More classes than this, and than half the rows, are no classes but ids or prose."""
 MIN_CONTINUOUS_VALUES = 20
 """More different numbers than this, not all of them whole, are a scale rather than classes."""
+
+
+@dataclass(frozen=True)
+class HeadLabels:
+    """Classes of the head that a checkpoint has already, in the order of its outputs; none where it names none."""
+
+    names: tuple[str, ...] = ()
+    is_kept: bool = False
+    """Whether that head is used as it is, so that its classes count even where the data lack some."""
+
+    @classmethod
+    def of(cls, checkpoint_config: Mapping[str, Any], *, is_kept: bool = False) -> HeadLabels:
+        """Read `id2label` of a `config.json`; names that are missing or stand twice name nothing."""
+        found = checkpoint_config.get("id2label")
+        by_index = {str(index): name for index, name in found.items()} if isinstance(found, dict) else {}
+        names = [by_index.get(str(index)) for index in range(len(by_index))]
+        named = tuple(name for name in names if isinstance(name, str))
+        return cls(named if 1 < len(set(named)) == len(names) else (), is_kept)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether a class has a name of its own, other than those that transformers makes up: `LABEL_0`, `LABEL_1`, …"""
+        return any(name != f"LABEL_{index}" for index, name in enumerate(self.names))
+
+    def fit(self, found: set[str]) -> bool:
+        """Whether labels that the data hold are this head's."""
+        return bool(found) and (found == set(self.names) or (self.is_kept and found <= set(self.names)))
+
+
+NO_HEAD = HeadLabels()
 
 
 def label_key(value: Any) -> str | None:
@@ -49,7 +80,12 @@ def looks_continuous(values: Sequence[Any]) -> bool:
 
 
 def class_labels(
-    column: str, values: Sequence[Any], table: Table, rows: Sequence[int], names: Sequence[str] | None
+    column: str,
+    values: Sequence[Any],
+    table: Table,
+    rows: Sequence[int],
+    names: Sequence[str] | None,
+    head: HeadLabels = NO_HEAD,
 ) -> tuple[list[int], list[str]]:
     """Map the labels of `rows` to class indices.
 
@@ -59,6 +95,7 @@ def class_labels(
         table: The source.
         rows: Rows that are used; none of them lacks a label.
         names: Label set of a plan, in its order; found in the rows if None.
+        head: Classes of the model's own head; where the rows' labels are these, its order holds.
 
     Returns:
         Index of each row's class, and the names of all classes.
@@ -69,6 +106,8 @@ def class_labels(
     """
     keys = [_key(table, column, row, values[row]) for row in rows]
     found = set(keys)
+    if head.fit(found):
+        return _indices(keys, head.names), list(head.names)
     if names is not None:
         _check_known(table, rows, keys, names, "the plan's label set")
         return _indices(keys, names), list(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,10 @@ class Encoder(ABC):
     @abstractmethod
     def encode(self, rows: Sequence[int]) -> list[Example]:
         """Encode rows, in the order given; one call of the tokenizer for all of them where that is faster."""
+
+    @abstractmethod
+    def source(self, row: int) -> bytes:
+        """What a row is encoded from, its label included: tells that data have changed, and encodes nothing."""
 
 
 class LazyExamples(Sequence[Example]):
@@ -63,6 +68,15 @@ class LazyExamples(Sequence[Example]):
         room = len(fresh) if limit is None else max(0, limit - len(self._kept))
         self._kept.update(list(fresh.items())[:room])
         return [fresh[index] if index in fresh else self._kept[index] for index in indices]
+
+    def source_hash(self, indices: Sequence[int]) -> str:
+        """Hash what the examples at `indices` are encoded from, in that order; none is encoded."""
+        digest = hashlib.sha256()
+        for index in indices:
+            content = self._encoder.source(index)
+            digest.update(b"%d\0" % len(content))
+            digest.update(content)
+        return digest.hexdigest()
 
     @property
     def num_kept(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -54,10 +54,11 @@ class Table:
 class LazyColumn(Sequence[Any]):
     """A column whose values are made on access (a cell of an Arrow table, an image of a folder)."""
 
-    def __init__(self, rows: Any, num_rows: int) -> None:
-        """Wrap `rows`, anything with `rows(index)` for a value."""
+    def __init__(self, rows: Any, num_rows: int, stamp: Callable[[int], bytes] | None = None) -> None:
+        """Wrap `rows`, anything with `rows(index)` for a value; `stamp` tells a value that has changed, without making it."""
         self._rows = rows
         self._num_rows = num_rows
+        self.stamp = stamp
 
     def __len__(self) -> int:
         return self._num_rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from layerlens.words import Method, TaskKind
 
 #: Architectures whose linear layers store the transpose (`Conv1D`), by the `model_type` of their config.
 TRANSPOSED_FAMILIES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+#: A hub id, and its owner apart: a few old models have none, and then nothing tells the id from a folder's name.
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def lora_settings(plan: Plan) -> LoraSettings:
     """Read a plan as PEFT's LoRA.
 
     Raises:
-        ConfigError: it holds bottleneck adapters or prefixes, or adapts nothing.
+        ConfigError: it holds bottleneck adapters or prefixes, or adapts nothing, or its model is neither a folder nor a hub id.
     """
     others = [entry for entry in plan.adapted if entry.method is not Method.LORA]
     if others:
@@ -85,8 +88,28 @@ def lora_settings(plan: Plan) -> LoraSettings:
     if not ranks:
         raise ConfigError("the plan adapts no layer, so there is nothing to export; plan again with a larger budget")
     alphas = {layer: alpha_of_rank(plan.alpha_over_rank, rank) for layer, rank in ranks.items()}
-    folder = Path(plan.model.id).expanduser()
-    return LoraSettings(plan, str(folder.resolve()) if folder.is_dir() else plan.model.id, ranks, alphas)
+    return LoraSettings(plan, _model_of(plan), ranks, alphas)
+
+
+def _model_of(plan: Plan) -> str:
+    """The plan's model by a name that holds wherever the export is used: the whole path of a folder, or a hub id."""
+    model = plan.model.id
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve())
+    found = _HUB_ID.fullmatch(model)
+    if found is None or not (found[1] or _is_in_hub_cache(model)):
+        raise ConfigError(
+            f"the plan's model {model} is no folder here, and no hub id such as owner/name; export from where it was profiled"
+        )
+    return model
+
+
+def _is_in_hub_cache(model: str) -> bool:
+    """Whether a model of this name was fetched from the hub on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(model, "config.json"), str)
 
 
 def check_language_model(settings: LoraSettings, tool: str) -> None:

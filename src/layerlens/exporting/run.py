@@ -35,16 +35,21 @@ def write_export(plan: Plan, tool: Tool, out: Path) -> Exported:
         What was written, and what a person should know of it.
 
     Raises:
-        ConfigError: the plan holds what the tool cannot say at all, or `out` holds other files of these names.
+        ConfigError: the plan holds what the tool cannot say at all, its model is neither a folder nor a hub id, or `out` holds
+            other files of these names.
     """
-    exported = _WRITERS[tool](lora_settings(plan))
+    settings = lora_settings(plan)
+    exported = _WRITERS[tool](settings)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file, not a folder; choose another --out")
     if taken := [name for name, content in exported.files.items() if _differs(out / name, content)]:
         raise ConfigError(f"{out} holds another {taken[0]} already; choose another --out, or remove it")
     for name, content in exported.files.items():
         write_bytes(out / name, content)
-    return exported
+    if Path(settings.model).is_absolute():
+        return exported
+    note = f"the model {settings.model} is taken for a hub id: no such folder is here"
+    return Exported(exported.files, [*exported.notes, note])
 
 
 def _differs(path: Path, content: bytes) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from layerlens.artifacts.evaluation import Evaluation
-from layerlens.artifacts.plan import Plan, candidates_folder, load_candidates, load_plan
+from layerlens.artifacts.plan import Plan, candidates_folder, foreign_candidates, load_plan, plan_hash, read_candidates
 from layerlens.artifacts.profile import PROFILE_FILE, Profile, Timing, load_profile
 from layerlens.artifacts.store import read_json
 from layerlens.artifacts.validation import Validation
@@ -40,7 +40,8 @@ def read_run(folder: Path) -> RunFolder:
         folder: Holds any of `profile/`, `plan.json`, `plan.candidates/`, `evaluation.json`, `validation.json`.
 
     Returns:
-        The artifacts. A profile that the plan was not made from is left out, since its curves would mislead.
+        The artifacts. What belongs to another plan is left out, since it would mislead: a profile that the plan was not made
+        from, checks of a plan that has changed since, candidates that were not made with it.
 
     Raises:
         ManifestError: the folder is missing or holds none of them, or a file is damaged or does not add up.
@@ -74,14 +75,20 @@ def read_run(folder: Path) -> RunFolder:
         missing.append("Measured results: no evaluation.json here. Run `layerlens tune` or `layerlens demo`.")
     if validation is None:
         missing.append("Checks: no validation.json here. Run `layerlens validate plan.json`.")
-    has_candidates = plan is not None and candidates_folder(plan_path).is_dir()
+    elif plan is not None and validation.plan_hash != plan_hash(plan):
+        missing.append("Checks: validation.json is of another plan than this one. Run `layerlens validate plan.json` again.")
+        validation = None
+    candidates = read_candidates(plan_path) if plan is not None and candidates_folder(plan_path).is_dir() else {}
+    if plan is not None and foreign_candidates(plan, candidates):
+        missing.append("Other candidates: those here were not made with this plan. Run `layerlens plan` again.")
+        candidates = {}
     return RunFolder(
         name=folder.resolve().name,
         profile=profile,
         arrays=arrays,
         timing=timing,
         plan=plan,
-        candidates=load_candidates(plan_path) if has_candidates else {},
+        candidates=candidates,
         evaluation=evaluation,
         validation=validation,
         missing=tuple(missing),

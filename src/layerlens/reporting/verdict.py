@@ -84,6 +84,8 @@ def _planned_headline(plan: Plan) -> str:
     size = f"{count(plan.params)} adapter parameters in {len(plan.adapted)} of {len(plan.layers)} sites, {share} of the model"
     if plan.race is None:
         return f"Planned, not yet measured: {size}."
+    if plan.race.is_blind and plan.race.is_stopped:
+        return f"The race was stopped before it could decide, so the plan stays {plan.chosen.name}: {size}."
     if plan.race.is_blind:
         return f"The race was blind, so the prior chose {plan.chosen.name}: {size}."
     return f"The race chose {plan.chosen.name}: {size}."
@@ -179,13 +181,15 @@ def _race(plan: Plan) -> Statement:
     if plan.race is None:
         return Statement("Race", "Not run: the choice rests on predicted value alone.", Tone.CAUTION)
     share = f"It took {percent(plan.race.share_of_tuning)} of the steps of one tuning run."
-    tone = Tone.CAUTION if plan.race.is_blind else Tone.PLAIN
+    tone = Tone.CAUTION if plan.race.is_blind or plan.race.is_stopped else Tone.PLAIN
     return Statement("Race", f"{sentence(plan.race.verdict)} {share}", tone)
 
 
 def _paper(plan: Plan) -> Statement:
     solver = plan.solver
-    text = f"The exact optimum is predicted to gain {solver.value:.4g} nats (relative gap {max(solver.gap, 0.0):.1g})"
+    found = f"{solver.value:.4g}"
+    value = f"has a weighted value of {found}" if plan.is_weighted else f"is predicted to gain {found} nats"
+    text = f"The exact optimum {value} (relative gap {max(solver.gap, 0.0):.1g})"
     if solver.uniform_value is not None:
         text += f", uniform {solver.uniform_value:.4g}"
     text += f", the chosen plan {plan.chosen.value:.4g}. Gains of layers do not add up, so this ranks plans and promises nothing."
@@ -227,5 +231,5 @@ def check_words(name: str) -> str:
 
 def sentence(text: str) -> str:
     """A verdict as a sentence of its own; a candidate's name at its start keeps its case."""
-    text = _upper(text) if text.startswith("blind") else text
+    text = _upper(text) if text.startswith(("blind: ", "stopped by ", "nothing was ")) else text
     return text if text.endswith((".", "!")) else f"{text}."

@@ -20,7 +20,7 @@ def check_evidence(plan: Plan) -> list[Check]:
     has_run = len(race.candidates) > 1
     value = f"{len(race.candidates)} candidates ran" if has_run else "nothing raced: there was one candidate"
     if race.is_blind:
-        value = "ran, but was blind: the prior decided"
+        value = "was stopped before it could decide" if race.is_stopped else "ran, but was blind: the prior decided"
     is_so = has_run and not race.is_blind
     ran = holds("race", is_so, value=value, target=target, meaning=meaning, otherwise=Verdict.WARN)
     if not has_run:
@@ -58,7 +58,7 @@ def _winner_ran_long(race: Race) -> Check:
     name, target = "race_winner_length", f"≥ {MIN_STEPS} steps from ≥ {MIN_SEEDS} seeds"
     meaning = "The winner was trained for long enough to leave the noise of the first steps; not that a full run agrees."
     if race.is_blind:
-        return not_applicable(name, target, value=f"the prior chose {race.winner}", meaning=meaning)
+        return not_applicable(name, target, value=f"no measurement chose {race.winner}", meaning=meaning)
     winner = next((candidate for candidate in race.candidates if candidate.name == race.winner), None)
     if winner is None:
         value = f"{race.winner} is not among the runners"
@@ -73,7 +73,8 @@ def _margin(race: Race) -> Check:
         "Loss of the best other finalist minus the chosen plan's, with its 95 % interval; within noise the simplest is taken."
     )
     if race.margin is None:
-        return not_applicable("race_margin", FOR_INFORMATION, value="no runner-up", meaning=meaning)
+        absent = "too little was measured" if race.is_stopped else "no runner-up"
+        return not_applicable("race_margin", FOR_INFORMATION, value=absent, meaning=meaning)
     value = f"{race.margin:.4f} nats"
     if race.interval is not None and len(race.interval) == 2:
         low, high = race.interval

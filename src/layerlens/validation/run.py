@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerlens.artifacts.plan import Plan
+from layerlens.artifacts.plan import Plan, plan_hash
 from layerlens.artifacts.profile import Profile
 from layerlens.artifacts.validation import Validation
 from layerlens.validation.arithmetic import check_arithmetic
@@ -26,6 +26,7 @@ def validate(plan: Plan, profile: Profile | None) -> Validation:
     """
     return Validation(
         plan=plan.chosen.name,
+        plan_hash=plan_hash(plan),
         checks=[
             *check_arithmetic(plan),
             *check_origin(plan, profile),

@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from layerlens.adapting.load import PLAN_FILE, adapter_in, base_checkpoint, load_adapter, load_base, open_adapter, told_task
+from torch import nn
+
+from layerlens.adapting.load import (
+    PLAN_FILE,
+    AdapterFolder,
+    adapter_in,
+    base_checkpoint,
+    load_adapter,
+    load_base,
+    open_adapter,
+    told_task,
+)
+from layerlens.adapting.samples import choose
+from layerlens.adapting.tune import EVAL_SEED
 from layerlens.artifacts.compression_evaluation import CompressionEvaluation
 from layerlens.artifacts.evaluation import Arm, Evaluation
 from layerlens.artifacts.plan import Plan, load_plan
-from layerlens.artifacts.profile import TaskInfo
 from layerlens.artifacts.store import write_json
 from layerlens.artifacts.versions import installed_versions
 from layerlens.compressing.folder_config import is_compressed_folder
 from layerlens.config import EvaluateConfig, output_path
 from layerlens.data.dataset import LoadedData
+from layerlens.data.labels import HeadLabels
 from layerlens.data.partition import partition
 from layerlens.errors import CheckpointError, ConfigError
 from layerlens.evaluation.run import evaluate_model, make_evaluation
-from layerlens.models.checkpoint import open_checkpoint
+from layerlens.models.checkpoint import Checkpoint, open_checkpoint
 from layerlens.models.load import load_task_model
+from layerlens.models.loaded_checks import few
 from layerlens.progress import SILENT, Progress
+from layerlens.words import TaskKind
 from layerlens.workflow.evaluate_compressed import evaluate_compressed
 from layerlens.workflow.machine import machine_kind
-from layerlens.workflow.open import open_data
+from layerlens.workflow.open import check_windows, open_data
 from layerlens.workflow.tune import PACKAGES
 
 
@@ -58,18 +74,14 @@ def evaluate(
     config = config or EvaluateConfig()
     if is_compressed_folder(model):
         return evaluate_compressed(model, data, against, out, config, command=command, progress=progress)
-    task: TaskInfo | None = None
-    arms: list[Arm] = []
-    loaded: LoadedData | None = None
-    for name in [model] if against is None else [model, against]:
-        arm, loaded, indices = _score(name, data, config, task, progress)
-        task = loaded.task.info
-        arms.append(arm)
-    if loaded is None:
-        raise ConfigError("evaluate: no model given")
+    models = [_Model.of(name) for name in ([model] if against is None else [model, against])]
+    loaded = _opened_data(models, data, config)
+    indices = _indices(loaded[0], models, config)
+    _check_same_samples(models, loaded, indices)
+    arms = [_score(*pair, indices, config, progress) for pair in zip(models, loaded, strict=True)]
     evaluation = make_evaluation(
         arms,
-        loaded,
+        loaded[0],
         model=model,
         eval_samples=len(indices),
         command=command,
@@ -80,48 +92,95 @@ def evaluate(
     return evaluation
 
 
-def _score(
-    name: str, data: str, config: EvaluateConfig, task: TaskInfo | None, progress: Progress
-) -> tuple[Arm, LoadedData, Sequence[int]]:
-    folder, plan = _adapter_of(Path(name))
-    if folder is None:
-        checkpoint = open_checkpoint(name)
-    else:
-        adapter = open_adapter(folder)
-        checkpoint = base_checkpoint(adapter)
-        task = told_task(adapter) or task
-    loaded = open_data(checkpoint, data, config, task)
-    task_model = (
-        load_task_model(checkpoint, loaded.task.info, seed=config.seed)
-        if folder is None
-        else load_base(adapter, checkpoint, loaded.task.info, seed=config.seed)
-    )
-    if folder is None and task_model.new_parameters:
-        raise CheckpointError(
-            f"{name} has no trained head for {loaded.task.info.kind} (it lacks {task_model.new_parameters[0]}); "
-            "give a folder that `layerlens tune` wrote, or a fine-tuned model"
+@dataclass(frozen=True)
+class _Model:
+    """A model that is to be scored: a plain one, or an adapter with its base and the plan beside it."""
+
+    name: str
+    checkpoint: Checkpoint
+    adapter: AdapterFolder | None = None
+    plan: Plan | None = None
+
+    @classmethod
+    def of(cls, name: str) -> _Model:
+        folder = adapter_in(Path(name))
+        if folder is None:
+            return cls(name, open_checkpoint(name))
+        adapter, plan = open_adapter(folder), folder.parent / PLAN_FILE
+        return cls(name, base_checkpoint(adapter), adapter, load_plan(plan) if plan.exists() else None)
+
+
+def _opened_data(models: Sequence[_Model], data: str, config: EvaluateConfig) -> list[LoadedData]:
+    """The data as each model takes them; what a model does not tell of its task is the first one's."""
+    opened: list[LoadedData] = []
+    for model in models:
+        told = None if model.adapter is None else told_task(model.adapter)
+        first = opened[0].task.info if opened else None
+        opened.append(open_data(model.checkpoint, data, config, told or first, keeps_head=model.adapter is None))
+        if model.plan is not None and _is_test_drawn(opened[-1]):
+            check_windows(model.plan.task, opened[-1], config.max_length)
+    return opened
+
+
+def _indices(data: LoadedData, models: Sequence[_Model], config: EvaluateConfig) -> list[int]:
+    """All samples of a file, of a source with splits of its own the test part; `max_eval_samples` of them, those of `tune`.
+
+    Raises:
+        ConfigError: what is kept for the test of one model may have trained another.
+    """
+    indices: Sequence[int] = range(len(data.examples))
+    if data.splits is not None:
+        plans = [model for model in models if model.plan is not None]
+        seeds = {model.plan.metadata.seed: model.name for model in plans if model.plan is not None} or {config.seed: ""}
+        parts = {seed: partition(len(data.examples), data.splits, seed=seed, has_eval_data=False).test for seed in seeds}
+        indices = parts[next(iter(seeds))]
+        if any(set(part) != set(indices) for part in parts.values()):
+            told = ", ".join(f"{name} with seed {seed}" for seed, name in seeds.items())
+            raise ConfigError(
+                f"the plans share out {data.id} differently ({told}), so that what tests one model may have trained the other; "
+                "give data that neither was tuned on"
+            )
+    return sorted(choose(indices, config.max_eval_samples, seed=EVAL_SEED))
+
+
+def _is_test_drawn(data: LoadedData) -> bool:
+    """Whether what is scored on was drawn from a source's training samples."""
+    return data.splits is not None and "test" not in data.splits
+
+
+def _check_same_samples(models: Sequence[_Model], loaded: Sequence[LoadedData], indices: Sequence[int]) -> None:
+    """See that sample numbers mean the same samples to all models; windows of text depend on the tokenizer and the length."""
+    known = {(len(data.examples), data.source_hash(indices) if _has_windows(data) else "") for data in loaded}
+    if len(known) > 1:
+        counts = ", ".join(f"{len(data.examples)} for {model.name}" for model, data in zip(models, loaded, strict=True))
+        raise ConfigError(
+            f"{loaded[0].id} does not give both models the same samples ({counts}); give --max-length or --text-columns, or, "
+            "where their tokenizers differ, evaluate each alone"
         )
-    evaluated = task_model.model if folder is None else load_adapter(adapter, task_model)
-    indices = _indices(loaded, plan, config)
-    arm = evaluate_model(
-        evaluated, loaded, indices, name=name, batch_size=2 * config.batch_size, seed=config.seed, progress=progress
-    )
-    return arm, loaded, indices
 
 
-def _adapter_of(folder: Path) -> tuple[Path | None, Plan | None]:
-    """The adapter folder that was meant, and the plan beside it; none for a plain model."""
-    adapter = adapter_in(folder)
+def _has_windows(data: LoadedData) -> bool:
+    return data.task.info.kind is TaskKind.CAUSAL_LM
+
+
+def _score(model: _Model, loaded: LoadedData, indices: Sequence[int], config: EvaluateConfig, progress: Progress) -> Arm:
+    task, adapter = loaded.task.info, model.adapter
     if adapter is None:
-        return None, None
-    plan = adapter.parent / PLAN_FILE
-    return adapter, load_plan(plan) if plan.exists() else None
-
-
-def _indices(loaded: LoadedData, plan: Plan | None, config: EvaluateConfig) -> Sequence[int]:
-    """All samples of a file; of a source with splits of its own the test part."""
-    indices: Sequence[int] = range(len(loaded.examples))
-    if loaded.splits is not None:
-        seed = plan.metadata.seed if plan is not None else config.seed
-        indices = partition(len(loaded.examples), loaded.splits, seed=seed, has_eval_data=False).test
-    return indices[: config.max_eval_samples] if config.max_eval_samples else indices
+        task_model = load_task_model(model.checkpoint, task, seed=config.seed)
+        if task_model.new_parameters:
+            raise CheckpointError(
+                f"{model.name} has no trained head for {task.kind} (it lacks {task_model.new_parameters[0]}); "
+                "give a folder that `layerlens tune` wrote, or a fine-tuned model"
+            )
+        head = HeadLabels.of(model.checkpoint.config)
+        if task.label_names and head.is_named and list(head.names) != task.label_names:
+            progress.note(
+                f"{model.name} calls its classes {few(list(head.names))}, the data call theirs {few(task.label_names)}: they "
+                "are taken to be the same, in these orders"
+            )
+        evaluated: nn.Module = task_model.model
+    else:
+        evaluated = load_adapter(adapter, load_base(adapter, model.checkpoint, task, seed=config.seed))
+    return evaluate_model(
+        evaluated, loaded, indices, name=model.name, batch_size=2 * config.batch_size, seed=config.seed, progress=progress
+    )

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from layerlens.adapting.samples import choose
+from layerlens.adapting.tune import EVAL_SEED
 from layerlens.artifacts.compression import CURVES_FILE, CompressionPlan, load_curves
 from layerlens.artifacts.compression_checks import load_checked_plan
 from layerlens.artifacts.compression_evaluation import (
@@ -48,7 +50,7 @@ from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
 from layerlens.words import TaskKind
 from layerlens.workflow.machine import machine_kind
-from layerlens.workflow.open import open_data
+from layerlens.workflow.open import check_windows, open_data
 
 #: Samples whose activations the layers are compared on, prompts that both models go on with, and tokens of a prompt.
 _PARAGRAPH = re.compile(r"\n\s*\n")
@@ -152,20 +154,21 @@ class _Comparison:
     def _examples(self) -> tuple[LoadedData, list[Example]]:
         run, is_same = self.plan.metadata.get("run", {}), self.is_calibration_data
         seen = run.get("config", {}) if is_same else {}
-        length = seen.get("max_length", self.config.max_length)
+        update = {"task": self.kind, "split": self.config.split or seen.get("split")}
         if self.kind is TaskKind.CAUSAL_LM and not is_same:
-            length = self._window()
-        update = {"max_length": length, "task": self.kind, "split": self.config.split or seen.get("split")}
+            update["max_length"] = self._window()
         config = self.config.model_copy(update=update)
         loaded = open_data(self.original, self.data_name, config, self.task)
+        if is_same:
+            check_windows(self.task, loaded, self.config.max_length)
         chosen: Sequence[int] = range(len(loaded.examples))
         if is_same or loaded.splits is not None:
             chosen = partition(len(loaded.examples), loaded.splits, seed=seen.get("seed", config.seed), has_eval_data=False).test
+        limit = config.max_eval_samples
         if self.kind is TaskKind.CAUSAL_LM:
-            chosen = chosen[: max(1, self.config.max_tokens // length)]
-        if config.max_eval_samples:
-            chosen = chosen[: config.max_eval_samples]
-        return loaded, loaded.take(list(chosen))
+            length = loaded.task.info.max_length or self._window()
+            return loaded, loaded.take(chosen[: max(1, self.config.max_tokens // length)][:limit])
+        return loaded, loaded.take(chosen if limit is None else sorted(choose(chosen, limit, seed=EVAL_SEED)))
 
     def _has_head(self) -> bool:
         """Whether the original has the head of its task; compressing has compared embeddings where it has not."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from layerlens.artifacts.plan import load_plan
+from layerlens.artifacts.plan import load_plan, stem_of
 from layerlens.compressing.folder_config import is_compressed_folder
 from layerlens.config import output_path, path_beside
 from layerlens.errors import CheckpointError, ConfigError
@@ -80,7 +80,7 @@ def _export_plan(source: str, out: str | Path | None, to: str) -> ExportResult:
             f"{source} is the plan of a compressed folder, which has no adapters; give the plan of `layerlens plan`"
         )
     plan = load_plan(path)
-    target = path_beside(path.with_suffix(""), f"-{to}") if out is None else output_path(out)
+    target = path_beside(path.with_name(stem_of(path)), f"-{to}") if out is None else output_path(out)
     exported = write_export(plan, Tool(to), target)
     files = ", ".join(sorted(exported.files))
     return ExportResult(target, sum(map(len, exported.files.values())), f"{files} for {to}", exported.notes)

@@ -12,7 +12,7 @@ from layerlens.artifacts.profile import TaskInfo
 from layerlens.config import BaseFormat, DataConfig, ProfilingConfig, TrainingConfig
 from layerlens.data.dataset import LoadedData, load_dataset
 from layerlens.data.partition import Partition, partition
-from layerlens.errors import ManifestError, UnsupportedModelError
+from layerlens.errors import ConfigError, ManifestError, UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
 from layerlens.models.compressed_checkpoint import CompressedCheckpoint, open_compressed_checkpoint
 from layerlens.models.load import TaskModel, load_processor, load_task_model
@@ -37,14 +37,17 @@ class Opened:
     part: Partition
 
 
-def open_data(checkpoint: Checkpoint, data: str, config: DataConfig, task: TaskInfo | None = None) -> LoadedData:
-    """Read `data` for a model, with the labels of `task` where one is given."""
+def open_data(
+    checkpoint: Checkpoint, data: str, config: DataConfig, task: TaskInfo | None = None, *, keeps_head: bool = False
+) -> LoadedData:
+    """Read `data` for a model, with the labels of `task` where one is given, or of the head that the model has and keeps."""
     return load_dataset(
         data,
         config,
         checkpoint_config=checkpoint.config,
         processor_for=lambda kind: load_processor(checkpoint, kind),
         task=task,
+        keeps_head=keeps_head,
     )
 
 
@@ -110,7 +113,7 @@ def open_plan_model(plan: Plan, data: str, config: TrainingConfig, *, has_eval_d
 
     Raises:
         ManifestError: the model in that place is another one now, or the compressed folder was made from another.
-        ConfigError: the library that holds the base is not installed.
+        ConfigError: the library that holds the base is not installed, or the length would cut running text anew.
     """
     check_library(config.base_format)
     checkpoint = open_checkpoint(plan.model.id) if config.base is None else _compressed_base(plan, config.base)
@@ -120,6 +123,7 @@ def open_plan_model(plan: Plan, data: str, config: TrainingConfig, *, has_eval_d
             "profile and plan again"
         )
     loaded = open_data(checkpoint, data, config, plan.task)
+    check_windows(plan.task, loaded, config.max_length)
     # Samples are shared out by the profile's seed, so that what it calibrated on never decides a race or an evaluation.
     return _opened(
         checkpoint,
@@ -130,6 +134,39 @@ def open_plan_model(plan: Plan, data: str, config: TrainingConfig, *, has_eval_d
         has_eval_data=has_eval_data,
         base_format=config.base_format,
     )
+
+
+def check_race(plan: Plan, data: LoadedData, *, has_eval_data: bool) -> None:
+    """See that what decided the race of a plan does not test it too: with data for the evaluation no samples are kept for it.
+
+    Raises:
+        ConfigError: the race had data for the evaluation, tuning has none, and the source fixes neither part.
+    """
+    told = None if plan.race is None else plan.race.details.get("eval_data")
+    if told is not None and not has_eval_data and not {"validation", "test"} & set(data.splits or ()):
+        raise ConfigError(
+            f"the plan has raced with --eval-data {told}, so samples of {data.id} that would test it now have decided its "
+            "race; give --eval-data here too, or race again without"
+        )
+
+
+def check_windows(task: TaskInfo, data: LoadedData, max_length: int | None) -> None:
+    """See that running text is cut as the plan's was, where some part of it is drawn: other windows would lie across the parts.
+
+    Args:
+        task: The plan's.
+        data: What was opened.
+        max_length: As it was asked for; none leaves the plan's.
+
+    Raises:
+        ConfigError: another length than the plan's was asked for.
+    """
+    is_recut = task.kind is TaskKind.CAUSAL_LM and max_length not in (None, task.max_length)
+    if is_recut and not {"train", "validation", "test"} <= set(data.splits or ()):
+        raise ConfigError(
+            f"--max-length {max_length}: the plan shares out {data.id} in windows of {task.max_length} tokens, and others "
+            "would mix what is trained on with what is tested on; leave --max-length out, or begin anew with it"
+        )
 
 
 def _compressed_base(plan: Plan, base: str) -> CompressedCheckpoint:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from layerlens.adapting.halving import Rung
 from layerlens.adapting.race import race as run_race
+from layerlens.adapting.race_layout import Layout, race_layout
 from layerlens.adapting.race_state import RaceState
-from layerlens.artifacts.plan import Plan, load_candidates, load_plan, save_plan
+from layerlens.artifacts.plan import Plan, load_candidates, load_plan, save_plan, stem_of
 from layerlens.artifacts.store import read_json
 from layerlens.config import RaceConfig
 from layerlens.errors import ManifestError, NotFiniteError
@@ -18,13 +20,14 @@ from layerlens.workflow.open import Opened, open_plan_model
 
 @dataclass(frozen=True)
 class RaceResult:
-    """The raced plan; in a dry run the plan as it was, and the names of the runners."""
+    """The raced plan and the names of its candidates; in a dry run the plan as it was, who would race, and the facts."""
 
     path: Path
     plan: Plan
     runners: list[str]
     seconds: float = 0.0
     """Of the race, with those of an interrupted one that it went on from; opening of model and data apart."""
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 def race(
@@ -44,7 +47,7 @@ def race(
         plan: The plan; its candidates lie beside it.
         data: Training data of the plan's task.
         config: How to race.
-        dry_run: Say who would run, and touch nothing.
+        dry_run: Check everything, say who would race for how long, and touch nothing.
         command: The invocation; the plan keeps the one that made it.
         progress: Who watches.
         opened: Model and data, where the caller has them in memory already.
@@ -60,10 +63,11 @@ def race(
     config = config or RaceConfig()
     path = Path(plan)
     loaded, candidates = load_plan(path), load_candidates(path)
-    if dry_run:
-        return RaceResult(path, loaded, list(candidates))
     opened = opened or open_plan_model(loaded, data, config, has_eval_data=config.eval_data is not None)
-    state = path.with_suffix(".race.json")
+    if dry_run:
+        layout = race_layout(loaded, candidates, opened.data, opened.part, config)
+        return RaceResult(path, loaded, layout.field, facts=_facts(layout))
+    state = path.with_name(f"{stem_of(path)}.race.json")
     found, start = _state(state), time.perf_counter()
     try:
         raced = run_race(
@@ -88,6 +92,23 @@ def race(
     save_plan(path, raced)
     state.unlink(missing_ok=True)
     return RaceResult(path, raced, list(candidates), seconds)
+
+
+def _facts(layout: Layout) -> dict[str, str]:
+    """Who would race, round by round, and what that takes."""
+    facts = {"field": ", ".join(layout.field)}
+    if layout.unraced:
+        facts["unraced"] = f"{', '.join(layout.unraced)}: the share affords no more"
+    if not layout.rungs:
+        return facts | {"rounds": "none: there is nothing to race against"}
+    facts |= {f"round {number}": _told(rung) for number, rung in enumerate(layout.rungs, start=1)}
+    facts["samples"] = f"{len(layout.training)} to train on, {len(layout.held_out)} held out"
+    facts["share"] = f"{layout.share:.0%} of the tuning run's {layout.tuning_steps} steps"
+    return facts
+
+
+def _told(rung: Rung) -> str:
+    return f"{rung.num_candidates} plans × {rung.steps} steps × {rung.num_seeds} seed{'' if rung.num_seeds == 1 else 's'}"
 
 
 def _state(path: Path) -> RaceState | None:

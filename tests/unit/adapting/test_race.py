@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,84 +13,39 @@ from layerlens.adapting.race import race
 from layerlens.adapting.race_state import RaceState
 from layerlens.artifacts.plan import Plan
 from layerlens.artifacts.store import read_json
-from layerlens.config import Precision, RaceConfig
 from layerlens.data.dataset import LoadedData
-from layerlens.data.partition import Partition, partition
+from layerlens.data.partition import Partition
 from layerlens.errors import ConfigError, DataError, ManifestError, NotFiniteError
 from layerlens.models.load import TaskModel
-from layerlens.models.roles import describe_layers
-from layerlens.words import Method, Role, TaskKind
+from layerlens.words import Method
 from tests.unit.adapting.mixed_plans import mixed_plan
-from tests.unit.adapting.plans import made_data, make_plan, tiny_task_model
-
-KIND = TaskKind.CLASSIFICATION
-QUICK = RaceConfig(
-    learning_rate=1e-2,
-    share=1.0,
-    min_steps=3,
-    tuning_steps=3,
-    precision=Precision.FP32,
-    held_out_samples=16,
-    batch_size=8,
-    fit_head=False,
-)
-
-
-class Watcher:
-    """Takes notes, and may stop everything after some steps of progress."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.notes: list[str] = []
-        self.left = stop_after
-
-    def track(self, items: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
-        for item in items:
-            if self.left is not None:
-                if self.left == 0:
-                    raise KeyboardInterrupt
-                self.left -= 1
-            yield item
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+from tests.unit.adapting.plans import make_plan, tiny_task_model
+from tests.unit.adapting.races import KIND, QUICK, Parts, Watcher, made_parts, pair
 
 
 @pytest.fixture
-def task_model(tmp_path: Path) -> TaskModel:
-    """One block whose attention output is cut off, so that its query and key can do nothing."""
-    made = tiny_task_model(
-        "bert", tmp_path / "model", KIND, num_hidden_layers=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-    )
-    with torch.no_grad():
-        made.model.get_submodule("bert.encoder.layer.0.attention.output.dense").weight.zero_()
-    return made
+def parts(tmp_path: Path) -> Parts:
+    return made_parts(tmp_path / "model")
 
 
 @pytest.fixture
-def data(task_model: TaskModel) -> LoadedData:
-    return made_data(task_model, KIND, 300)
+def task_model(parts: Parts) -> TaskModel:
+    return parts.task_model
 
 
 @pytest.fixture
-def part() -> Partition:
-    return partition(300, None, seed=0, has_eval_data=False)
+def data(parts: Parts) -> LoadedData:
+    return parts.data
 
 
 @pytest.fixture
-def candidates(task_model: TaskModel) -> dict[str, Plan]:
-    layers = describe_layers(task_model.model).layers
-    useless = {spec.layer: 2 for spec in layers if spec.role in (Role.ATTENTION_QUERY, Role.ATTENTION_KEY)}
-    ranks: dict[str, Any] = {
-        "uniform": useless,
-        "all": 2,
-        "mlp": {spec.layer: 2 for spec in layers if spec.role.is_mlp},
-        "low": 1,
-    }
-    return {name: make_plan(task_model, KIND, found, name=name) for name, found in ranks.items()}
+def part(parts: Parts) -> Partition:
+    return parts.part
 
 
-def pair(candidates: dict[str, Plan], *names: str) -> dict[str, Plan]:
-    return {name: candidates[name] for name in names}
+@pytest.fixture
+def candidates(parts: Parts) -> dict[str, Plan]:
+    return parts.candidates
 
 
 def test_a_plan_on_useless_layers_loses_even_as_uniform(
@@ -204,18 +157,6 @@ def test_a_blind_race_runs_on_where_it_may(
     assert [rung["steps"] for rung in raced.race.details["rungs"]] == [3, 6, 12]
     assert raced.race.share_of_tuning == pytest.approx(2 * 2 * (3 + 6 + 12) / 12)
     assert [rung["steps"] for rung in raced.race.candidates[0].rungs] == [3, 6, 12]
-
-
-def test_a_race_out_of_time_starts_no_new_run(
-    task_model: TaskModel, data: LoadedData, part: Partition, candidates: dict[str, Plan]
-) -> None:
-    config = QUICK.model_copy(update={"max_seconds": 1e-6})
-    watcher = Watcher()
-    raced = race(candidates["all"], candidates, task_model, data, part, config, state_path=None, progress=watcher)
-    assert raced.race is not None
-    assert raced.race.details["is_out_of_time"]
-    assert (raced.race.winner, raced.race.is_blind, raced.race.share_of_tuning) == ("low", True, 0.0)
-    assert any("stops at its limit" in note for note in watcher.notes)
 
 
 def test_a_candidate_that_diverges_leaves_the_race(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from layerlens.adapting.sight import Sight
-from layerlens.adapting.verdict import decide
+from layerlens.adapting.verdict import Stop, decide
 from layerlens.artifacts.plan import Plan
 from layerlens.models.roles import describe_layers
 from layerlens.words import TaskKind
@@ -67,3 +67,14 @@ def test_a_blind_race_leaves_the_choice_to_the_prior_whatever_the_losses(candida
 def test_a_lone_finisher_wins_without_a_margin(candidates: dict[str, Plan]) -> None:
     decision = decide(candidates, {"uniform": losses(2.0, noise=0.1, seed=0)}, SEEING, seed=0)
     assert (decision.winner, decision.margin) == ("uniform", None)
+
+
+def test_a_stopped_race_that_was_blind_or_whose_plan_diverged_claims_no_win(candidates: dict[str, Plan]) -> None:
+    finals = {"uniform": losses(2.2, noise=0.01, seed=0), "mlp": losses(2.0, noise=0.01, seed=1)}
+    far, near = Stop(9.0, 2, 3, 2, is_enough=True), Stop(9.0, 1, 3, 1, is_enough=False)
+    blind = decide(candidates, finals, BLIND, seed=0, stop=far, planned="optimum")
+    assert (blind.winner, blind.margin, blind.is_blind) == ("optimum", None, True)
+    assert blind.verdict.startswith("stopped by its time limit after round 2 of 3, 2 seeds, and blind there: the best loss")
+    diverged = decide(candidates, finals, SEEING, seed=0, stop=near, planned=None)
+    assert (diverged.winner, diverged.is_blind) == ("rank-1", True)
+    assert diverged.verdict.endswith("too little to choose by; the plan diverged, and the prior chose rank-1")

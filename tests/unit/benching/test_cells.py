@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from layerlens.benching.cells import cells_of, estimated_steps, race_config, training_config
+from layerlens.benching.cells import cells_of, data_options, estimated_steps, race_config, training_config
 from layerlens.benching.suite_file import selected
 from layerlens.config.bench import BenchConfig, BenchTask
 from layerlens.errors import ConfigError
@@ -28,6 +28,8 @@ def test_a_tasks_own_settings_go_before_the_suites() -> None:
     task = BenchTask(data="a", max_length=7, batch_size=3, epochs=2.0, max_eval_samples=11)
     config = training_config(suite(), task, seed=5, rate=0.25)
     assert (config.max_length, config.batch_size, config.epochs, config.max_steps) == (7, 3, 2.0, None)
+    # A length that a task leaves as it is, is not asked for, and so not refused where a model takes less.
+    assert data_options(BenchTask(data="a"))["max_length"] is None
     assert (config.seed, config.learning_rate, config.max_eval_samples) == (5, 0.25, 11)
     plain = training_config(suite(), BenchTask(data="a"), seed=5, rate=0.25)
     assert (plain.batch_size, plain.max_steps) == (8, 4)

@@ -17,7 +17,7 @@ VALUES = ("random", "rising", "integer", "equal", "zero", "proportional to cost"
 
 @st.composite
 def small_knapsacks(draw: st.DrawFn, *, max_groups: int = 5, max_options: int = 4) -> Callable[[], Knapsack]:
-    """Up to 5 groups × 4 options × 3 budgets, with shared charges, groups that must take something, ties and zeros.
+    """Up to 5 groups × 4 options × 3 budgets, with shared charges and fees, groups that must take something, ties and zeros.
 
     What makes the instance comes back and not the instance: type checks draw random numbers, which a strategy must not.
     """
@@ -43,15 +43,16 @@ def small_knapsacks(draw: st.DrawFn, *, max_groups: int = 5, max_options: int = 
     if draw(st.booleans()):
         has_option = np.isfinite(values[:, 1:]).any(axis=1)
         values[has_option & (rng.random(num_groups) < 0.4), 0] = -np.inf
-    bundle_of, charges = None, None
+    bundle_of, charges, fees = None, None, None
     if draw(st.booleans()):
         num_bundles = draw(st.integers(1, 3))
         bundle_of = rng.integers(-1, num_bundles, num_groups)
         charges = rng.integers(0, largest + 1, (num_budgets, num_bundles))
         charges[:] = charges[:, :1] if draw(st.booleans()) else charges
+        fees = rng.random(num_bundles) if draw(st.booleans()) else None
     limits = (costs.max(axis=2).sum(axis=1) * rng.uniform(0.0, 1.1, num_budgets)).astype(np.int64)
     counted = [rng.random(num_groups) < 0.5] if draw(st.booleans()) else None
-    return partial(Knapsack.of, values, costs, limits, bundle_of=bundle_of, charges=charges, counted=counted)
+    return partial(Knapsack.of, values, costs, limits, bundle_of=bundle_of, charges=charges, fees=fees, counted=counted)
 
 
 def best_of_all(problem: Knapsack) -> float:
@@ -63,7 +64,8 @@ def best_of_all(problem: Knapsack) -> float:
         opened = {int(problem.bundle_of[g]) for g, option in enumerate(combination) if option and problem.bundle_of[g] >= 0}
         spend = spend + sum((problem.charges[:, bundle] for bundle in opened), np.zeros(problem.num_budgets, np.int64))
         if (spend <= problem.limits).all():
-            best = max(best, sum(problem.values[group, option] for group, option in enumerate(combination)))
+            paid = sum(problem.fees[bundle] for bundle in opened)
+            best = max(best, sum(problem.values[group, option] for group, option in enumerate(combination)) - paid)
     return best
 
 

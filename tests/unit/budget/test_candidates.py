@@ -82,3 +82,12 @@ def test_near_duplicates_merge_into_the_first_and_the_front_is_kept() -> None:
     few = distinct(made, prices.sites, limit=4, kept_first=1)
     assert len(few) == 4
     assert few[0].name == "uniform"
+
+
+def test_a_plan_set_apart_is_never_thinned_out() -> None:
+    _, prices = priced(small(), OptimizationConfig(max_trainable_params=2500))
+    num = len(prices.sites)
+    made = [Candidate(f"shape-{number}", np.eye(num, dtype=np.int64)[number] * 4) for number in range(num)]
+    for kept_first in (1, num):
+        kept = distinct(made, prices.sites, limit=2, kept_first=kept_first, apart={"shape-9"})
+        assert [candidate.name for candidate in kept] == ["shape-0", "shape-9"]

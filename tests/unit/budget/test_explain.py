@@ -5,6 +5,7 @@ import numpy as np
 from layerlens.budget.costs import limits_of
 from layerlens.budget.explain import reasons
 from layerlens.budget.prices import PriceList
+from layerlens.budget.shared_costs import SharedCosts
 from layerlens.budget.values import ValueModel, site_values
 from layerlens.config import OptimizationConfig
 from layerlens.words import BudgetName
@@ -62,4 +63,15 @@ def test_a_layer_without_a_gain_says_so_and_a_weighed_one_says_that_it_costs_too
     sizes = np.zeros(len(prices.sites), dtype=np.int64)
     flat = [np.zeros_like(entry) for entry in values]
     assert set(reasons(prices, sizes, flat, limits)) == {"none: no gain beyond noise was found"}
-    assert set(reasons(prices, sizes, flat, limits, is_weighed=True)) == {"none: it costs more than it gains"}
+    assert set(reasons(prices, sizes, flat, limits, shared=SharedCosts.of(prices))) == {"none: it costs more than it gains"}
+
+
+def test_the_shared_costs_of_a_first_option_are_taken_off_its_gain() -> None:
+    prices, values, limits, _ = made(max_trainable_params=2000)
+    sizes = np.zeros(len(prices.sites), dtype=np.int64)
+    sizes[[number for number, site in enumerate(prices.sites) if site.block == 1]] = 1
+    depth = float(values[0].max())
+    shared = SharedCosts(np.array([depth, 0.0, 0.0, 0.0]), np.zeros(len(prices.sites)))
+    lower, *_, upper = reasons(prices, sizes, values, limits, shared=shared)
+    assert lower == "none: it costs more than it gains"
+    assert upper.startswith(f"none; lora 1 would gain {values[-1][1]:.3g} more")

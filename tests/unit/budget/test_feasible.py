@@ -87,6 +87,13 @@ def test_budgets_that_exclude_each_other_name_what_one_option_needs() -> None:
     assert message_of({FIELDS[flag]: float(value) for flag, value in named}, made) is None
 
 
+def test_a_batch_whose_costs_cannot_be_added_up_exactly_is_refused() -> None:
+    for batch, length in ((10**12, None), (16, 10**30)):
+        with pytest.raises(ConfigError, match=r"^--batch-size .* cannot be added up exactly"):
+            message_of({"max_vram_gb": 1, "batch_size": batch, "length": length})
+    assert message_of({"max_vram_gb": 1, "batch_size": 10**7}) is not None
+
+
 def test_no_option_anywhere_is_a_fault_of_the_options() -> None:
     made = small()
     config = OptimizationConfig(

@@ -15,7 +15,8 @@ def test_it_fits_and_no_single_change_gains(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values, costs = rng.random((12, 5)), rng.integers(1, 50, (2, 12, 5))
     values[:, 0], costs[:, :, 0] = 0, 0
-    problem = Knapsack.of(values, costs, [120, 150], bundle_of=np.repeat(np.arange(4), 3), charges=rng.integers(0, 20, (2, 4)))
+    bundle_of, charges, fees = np.repeat(np.arange(4), 3), rng.integers(0, 20, (2, 4)), rng.random(4) / 2
+    problem = Knapsack.of(values, costs, [120, 150], bundle_of=bundle_of, charges=charges, fees=fees)
     rows = Rows(problem.costs, problem.charges, problem.limits, np.zeros(2, bool))
     lagrangian = Lagrangian(problem, rows)
     priced = lagrangian.minimise()

@@ -9,9 +9,10 @@ import pytest
 from examples.synthetic_profile import Shape, synthesise
 from layerlens.budget.costs import CostModel, from_units, limits_of
 from layerlens.budget.optimum import optimise
+from layerlens.budget.shared_costs import SharedCosts
 from layerlens.budget.sites import PlanSite
-from layerlens.budget.values import ValueModel, site_values
-from layerlens.config import OptimizationConfig
+from layerlens.budget.values import COST_OF_TERM, ValueModel, cost_rates, site_values
+from layerlens.config import PREDECESSOR_WEIGHTS, OptimizationConfig
 from layerlens.errors import InfeasibleBudgetError
 from layerlens.words import BudgetName, Role
 from tests.unit.budget.small_models import by_hand, keep_roles, priced, small
@@ -68,6 +69,47 @@ def test_the_optimum_is_that_of_exhaustive_search_over_all_plans_and_cuts(shares
     assert found.status == "optimal"
     spent_by_hand = by_hand(costs, prices, found.sizes)
     assert all(spent_by_hand[name] <= limit for name, limit in limits.items())
+
+
+#: Weights, a share of all parameters, and whether what plans share decides: depth, kept inputs, both, nothing worth its costs.
+WEIGHED = [
+    ({"utility": 0.5, "flops": 0.5}, 0.3),
+    ({"utility": 0.5, "vram": 0.5}, 0.6),
+    ({"utility": 0.3, "flops": 0.6, "vram": 0.1}, 0.3),
+    (PREDECESSOR_WEIGHTS, 0.6),
+    ({"utility": 0.1, "flops": 0.9}, 0.3),
+]
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("weights", "share"), WEIGHED)
+def test_under_objective_weights_the_optimum_counts_what_a_plan_really_costs(
+    weights: dict[str, float], share: float, seed: int
+) -> None:
+    made = keep_roles(small(seed), THREE_ROLES)
+    options = {"max_trainable_params": 1, "max_rank": 2, "length": 16, "batch_size": 2}
+    plain = OptimizationConfig.model_validate(options)
+    costs, prices = priced(made, plain)
+    plans = np.array(list(itertools.product(range(3), repeat=len(prices.sites))))
+    spent = spend_of_all(costs, prices.sites, plans)
+    limit = int(share * spent[BudgetName.TRAINABLE_PARAMS].max())
+    config = plain.model_copy(update={"max_trainable_params": limit, "objective_weights": weights})
+    gains = site_values(ValueModel.WHITENED, prices.sites, made.profile, made.arrays, plain, costs)
+    worth = np.sum([gains[number][plans[:, number]] for number in range(len(prices.sites))], axis=0)
+    worth *= weights["utility"] / sum(entry.max() for entry in gains)
+    whole = {**costs.full(), BudgetName.TRAINABLE_PARAMS: limit}
+    for term, weight in weights.items():
+        if term != "utility":
+            name = COST_OF_TERM[term]
+            worth -= weight * (spent[name] - spent[name][0]) / whole[name]
+    best = float(worth[spent[BudgetName.TRAINABLE_PARAMS] <= limit].max())
+    values = site_values(ValueModel.WHITENED, prices.sites, made.profile, made.arrays, config, costs)
+    shared = SharedCosts.of(prices, cost_rates(config, costs))
+    found = optimise(prices, values, limits_of(config), shared)
+    assert found.value == pytest.approx(best, rel=1e-6, abs=1e-12)
+    assert found.value == pytest.approx(worth[(plans == found.sizes).all(axis=1)][0], abs=1e-12)
+    assert best - 1e-12 <= found.bound <= best + 1e-6 * abs(best) + 1e-12
+    assert found.status == "optimal"
 
 
 def test_curves_with_straight_pieces_still_treat_equal_layers_alike() -> None:

@@ -45,6 +45,13 @@ def test_every_candidate_adds_up_keeps_every_budget_and_never_beats_the_bound() 
     assert plan.solver.uniform_value == pytest.approx(candidates["uniform"].chosen.value)
 
 
+def test_a_plan_with_a_method_that_was_left_out_does_not_add_up() -> None:
+    plan, _ = planned(max_trainable_params=2000)
+    optimization = {**plan.metadata.optimization, "candidate_methods": ["adapter", "none"]}
+    edited = plan.model_copy(update={"metadata": plan.metadata.model_copy(update={"optimization": optimization})})
+    assert inconsistencies(edited) == [f"{len(plan.adapted)} sites get lora, which candidate_methods leaves out"]
+
+
 def test_value_never_falls_with_a_larger_budget() -> None:
     budgets: dict[str, list[float]] = {"max_trainable_params": [200, 1000, 4000], "max_time_ratio": [0.47, 0.95]}
     for name, limits in budgets.items():
@@ -185,6 +192,21 @@ def test_more_time_never_leaves_uniform_with_much_less(params: int) -> None:
     assert all(later >= 0.6 * before for before, later in pairwise(spent))
     assert all(later <= before for before, later in pairwise(reached))
     assert reached[0] > reached[-1]
+
+
+def test_under_objective_weights_values_add_up_less_what_layers_share_and_no_candidate_beats_the_bound() -> None:
+    plan, candidates = planned(max_trainable_params=3000, objective_weights={"utility": 0.8, "flops": 0.1, "vram": 0.1})
+    assert plan.is_weighted
+    for made in (plan, *candidates.values()):
+        assert made.shared_cost > 0
+        assert inconsistencies(made) == []
+        assert made.chosen.value <= plan.solver.bound
+    assert plan.chosen.value == plan.solver.value
+    edited = plan.model_copy(update={"shared_cost": 0.0})
+    assert ["layers add up" in fault for fault in inconsistencies(edited)] == [True]
+    neutral, _ = planned(max_trainable_params=3000, method_penalties={"lora": 1.0})
+    penalised, _ = planned(max_trainable_params=3000, method_penalties={"lora": 0.8})
+    assert (neutral.shared_cost, neutral.is_weighted, penalised.is_weighted) == (0.0, False, True)
 
 
 def test_few_parameters_alone_do_not_count_as_a_plan_cut_short() -> None:

@@ -64,6 +64,7 @@ def test_ranks_reach_a_tenth_of_the_hidden_size_and_never_a_layers_narrow_side()
     wide = OptimizationConfig(max_trainable_params=1, max_rank=30, min_rank=2)
     for site in plan_sites(profile, wide):
         assert site.sizes == tuple(range(2, min(30, site.in_features, site.out_features) + 1))
+    assert rank_range(profile, wide.model_copy(update={"max_rank": 10**12})) == tuple(range(2, SMALL.hidden + 1))
 
 
 def test_a_smallest_rank_above_the_largest_is_refused() -> None:

@@ -4,16 +4,19 @@ from typing import Any
 
 import pytest
 
-from layerlens.data.labels import class_labels, label_key, looks_continuous, regression_targets
+from layerlens.data.labels import NO_HEAD, HeadLabels, class_labels, label_key, looks_continuous, regression_targets
 from layerlens.data.table import Table
 from layerlens.errors import DataError
 
 
 def _classes(
-    values: list[Any], names: list[str] | None = None, class_names: tuple[str, ...] | None = None
+    values: list[Any],
+    names: list[str] | None = None,
+    class_names: tuple[str, ...] | None = None,
+    head: HeadLabels = NO_HEAD,
 ) -> tuple[list[int], list[str]]:
     table = Table(where="data", columns={"label": values}, class_names={"label": class_names} if class_names else {})
-    return class_labels("label", values, table, range(len(values)), names)
+    return class_labels("label", values, table, range(len(values)), names, head)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,20 @@ def test_whole_numbers_sort_by_size_and_names_by_alphabet() -> None:
 
 def test_a_plans_label_set_decides_the_order() -> None:
     assert _classes(["a", "b"], names=["c", "b", "a"]) == ([2, 1], ["c", "b", "a"])
+
+
+def test_the_names_of_a_head_decide_the_order_where_they_are_the_data_s() -> None:
+    config = {"id2label": {"1": "late", "0": "early", "2": "never"}}
+    trained, kept = HeadLabels.of(config), HeadLabels.of(config, is_kept=True)
+    names = ["early", "late", "never"]
+    assert _classes(["never", "early", "late"], head=trained) == ([2, 0, 1], names)
+    # A new head is made for the classes at hand, one that is kept has its own.
+    assert _classes(["never", "early"], head=trained) == ([1, 0], ["early", "never"])
+    assert _classes(["never", "early"], head=kept) == ([2, 0], names)
+    assert _classes(["never"], head=kept, names=["never", "early"]) == ([2], names)
+    assert _classes(["never", "later"], head=kept) == ([1, 0], ["later", "never"])
+    for broken in ({}, {"id2label": {0: "early", 1: "early"}}, {"id2label": {0: "early", 2: "late"}}, {"id2label": None}):
+        assert HeadLabels.of(broken, is_kept=True).names == ()
 
 
 def test_a_label_outside_a_plans_set_is_named_with_its_row() -> None:

@@ -23,6 +23,9 @@ class Counting(Encoder):
         self.calls.append(list(rows))
         return [{"labels": row * row} for row in rows]
 
+    def source(self, row: int) -> bytes:
+        return b"%d" % row
+
 
 def test_only_what_is_asked_for_is_encoded_in_one_call_and_once() -> None:
     encoder = Counting(1_000_000)
@@ -51,3 +54,11 @@ def test_past_its_limit_nothing_more_is_kept_but_all_is_given() -> None:
     assert examples.num_kept == 2
     assert [example["labels"] for example in examples.take([2, 0])] == [4, 0]
     assert encoder.calls == [[0, 1, 2], [2]]
+
+
+def test_all_can_be_told_by_what_they_are_encoded_from_without_encoding_any() -> None:
+    encoder = Counting(1000)
+    examples = LazyExamples(encoder)
+    assert examples.source_hash(range(1000)) == LazyExamples(Counting(1000)).source_hash(range(1000))
+    assert len({examples.source_hash(indices) for indices in ([1, 23], [12, 3], [23, 1], [1])}) == 4
+    assert encoder.calls == []

@@ -24,6 +24,9 @@ class Rows(Encoder):
     def encode(self, rows: Sequence[int]) -> list[Example]:
         return [{"input_ids": [row]} for row in rows]
 
+    def source(self, row: int) -> bytes:
+        return b"%d" % row
+
 
 def test_an_id_without_a_row_is_refused_and_the_last_row_is_not() -> None:
     ids = TokenIds(200, 0)

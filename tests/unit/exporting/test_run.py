@@ -74,5 +74,19 @@ def test_files_of_another_content_are_never_overwritten(tmp_path: Path) -> None:
 def test_a_hub_id_stays_as_it_is(tmp_path: Path) -> None:
     _, plan = made("llama", tmp_path / "model")
     named = plan.model_copy(update={"model": plan.model.model_copy(update={"id": "owner/name"})})
-    content = write_export(named, Tool.AXOLOTL, tmp_path / "out").files["axolotl.yaml"].decode()
-    assert "base_model: owner/name\n" in content
+    exported = write_export(named, Tool.AXOLOTL, tmp_path / "out")
+    assert "base_model: owner/name\n" in exported.files["axolotl.yaml"].decode()
+    assert exported.notes[-1] == "the model owner/name is taken for a hub id: no such folder is here"
+
+
+def test_the_name_of_a_folder_that_is_not_here_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plan = made("llama", tmp_path / "mymodel")
+    near, far = (plan.model_copy(update={"model": plan.model.model_copy(update={"id": name})}) for name in ("mymodel", "./a/b"))
+    monkeypatch.chdir(tmp_path)
+    exported = write_export(near, Tool.AXOLOTL, tmp_path / "here")
+    assert f"base_model: {tmp_path / 'mymodel'}\n" in exported.files["axolotl.yaml"].decode()
+    monkeypatch.chdir(tmp_path / "here")
+    for named in (near, far):
+        with pytest.raises(ConfigError, match=f"the plan's model {named.model.id} is no folder here, and no hub id"):
+            write_export(named, Tool.AXOLOTL, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -216,3 +216,24 @@ def test_a_profile_that_the_plan_was_not_made_from_is_left_out_and_named(tmp_pat
 def test_an_evaluation_of_another_plan_is_called_out(tmp_path: Path) -> None:
     artifacts.write_run(tmp_path, made=artifacts.plan(), evaluated=artifacts.evaluation(), has_candidates=False)
     assert "The results are of another plan" in read_page(build_report(tmp_path)).one("section", id="short").text
+
+
+@pytest.mark.parametrize("option", [{"objective_weights": {"utility": 0.8, "cost": 0.2}}, {"method_penalties": {"lora": 0.8}}])
+def test_values_that_weights_or_penalties_have_changed_are_never_called_nats(tmp_path: Path, option: dict[str, object]) -> None:
+    raced = artifacts.raced_plan()
+    metadata = raced.metadata.model_copy(update={"optimization": {**raced.metadata.optimization, **option}})
+    artifacts.write_run(tmp_path, made=raced)
+    plain = build_report(tmp_path)
+    artifacts.write_run(tmp_path, made=raced.model_copy(update={"metadata": metadata}), has_candidates=False)
+    weighted = build_report(tmp_path)
+    for words in (
+        "Value, nats",
+        "Predicted value, nats",
+        "predicted value, nats",
+        "parameters: %{y:.4f} nats",
+        "predicted to gain 0",
+    ):
+        assert words in plain
+        assert words not in weighted
+    for words in ("Weighted value", "weighted value %{y:.4f}", "has a weighted value of 0"):
+        assert words in weighted

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from layerlens.artifacts.plan import save_plan
 from layerlens.artifacts.profile import save_profile
 from layerlens.reporting.run_folder import read_run
 from layerlens.validation.run import validate
@@ -42,3 +43,16 @@ def test_each_missing_part_is_named_once_with_the_command_that_makes_it(tmp_path
     missing = read_run(tmp_path).missing
     for command in ("layerlens profile", "layerlens race", "layerlens tune", "layerlens validate"):
         assert sum(f"`{command}" in line for line in missing) == 1
+
+
+def test_checks_and_candidates_of_another_plan_are_left_out_and_named(tmp_path: Path) -> None:
+    planned, raced = artifacts.plan(), artifacts.raced_plan()
+    artifacts.write_run(tmp_path, made=raced, evaluated=artifacts.evaluation(), checked=validate(planned, None))
+    run = read_run(tmp_path)
+    assert run.validation is None
+    assert [line for line in run.missing if "another plan than this one" in line and "`layerlens validate" in line]
+    metadata = raced.metadata.model_copy(update={"optimization": {"max_trainable_params": 6000}})
+    save_plan(tmp_path / "plan.json", raced.model_copy(update={"metadata": metadata}))
+    run = read_run(tmp_path)
+    assert run.candidates == {}
+    assert any("were not made with this plan" in line for line in run.missing)

@@ -64,6 +64,7 @@ def test_without_a_plan_s_own_arm_the_best_arm_leads() -> None:
         (artifacts.plan(), "Planned, not yet measured"),
         (artifacts.raced_plan(), "The race chose blocks-2-5"),
         (artifacts.plan(race=artifacts.race(is_blind=True)), "The race was blind, so the prior chose whitened"),
+        (artifacts.plan(race=artifacts.race(is_blind=True, is_stopped=True)), "The race was stopped before it could decide"),
     ],
 )
 def test_a_plan_without_results_says_how_it_was_chosen(plan: Plan, start: str) -> None:
@@ -177,3 +178,4 @@ def test_check_names_are_put_into_words() -> None:
 def test_a_verdict_keeps_the_case_of_a_candidate_and_gains_a_full_stop() -> None:
     assert sentence("mlp won") == "mlp won."
     assert sentence("blind: no.") == "Blind: no."
+    assert sentence("nothing was measured; the plan stays mlp") == "Nothing was measured; the plan stays mlp."

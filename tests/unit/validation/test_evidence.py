@@ -36,6 +36,18 @@ def test_a_blind_race_is_warned_about_and_its_winner_was_not_measured() -> None:
     assert check_named(checks, "race_winner_length").verdict is Verdict.NOT_APPLICABLE
 
 
+def test_a_race_that_was_stopped_too_early_is_warned_about_and_measured_nothing_of_its_winner() -> None:
+    checks = _checks(artifacts.race(is_blind=True, is_stopped=True, margin=None, interval=None))
+    assert (check_named(checks, "race").verdict, check_named(checks, "race").value) == (
+        Verdict.WARN,
+        "was stopped before it could decide",
+    )
+    assert check_named(checks, "race_winner_length").verdict is Verdict.NOT_APPLICABLE
+    assert check_named(checks, "race_margin").value == "too little was measured"
+    empty = _checks(artifacts.race(candidates=[], is_blind=True, is_stopped=True, margin=None, interval=None))
+    assert [(check.name, check.value) for check in empty] == [("race", "was stopped before it could decide")]
+
+
 def test_a_single_candidate_did_not_race() -> None:
     checks = _checks(artifacts.race(candidates=[], margin=None, interval=None))
     assert [(check.name, check.verdict) for check in checks] == [("race", Verdict.WARN)]

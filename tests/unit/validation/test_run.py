@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from layerlens.artifacts.plan import load_plan, save_plan
+from layerlens.artifacts.plan import load_plan, plan_hash, save_plan
 from layerlens.artifacts.store import read_json, write_json
 from layerlens.artifacts.validation import Validation, Verdict
 from layerlens.validation.run import validate
@@ -55,10 +55,13 @@ def test_a_plan_edited_on_disk_is_described_and_fails(tmp_path: Path) -> None:
     assert [check.name for check in validation.checks if check.verdict is Verdict.FAIL] == ["sums"]
 
 
-def test_checks_survive_the_disk(tmp_path: Path) -> None:
+def test_checks_survive_the_disk_and_know_their_plan(tmp_path: Path) -> None:
     made = validate(artifacts.raced_plan(), artifacts.profile())
     write_json(tmp_path / "validation.json", made)
     assert read_json(tmp_path / "validation.json", Validation) == made
+    save_plan(tmp_path / "plan.json", artifacts.raced_plan())
+    assert made.plan_hash == plan_hash(load_plan(tmp_path / "plan.json"))
+    assert made.plan_hash != validate(artifacts.plan(), None).plan_hash
 
 
 def test_without_the_profile_every_other_check_is_the_same() -> None:

@@ -12,6 +12,8 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from layerlens.adapting.samples import choose
+from layerlens.adapting.tune import EVAL_SEED
 from layerlens.artifacts.compression import load_compression_plan
 from layerlens.artifacts.compression_evaluation import CompressionEvaluation
 from layerlens.compressing.folder_config import is_compressed_folder
@@ -116,6 +118,12 @@ def test_of_its_own_data_only_what_nothing_has_seen_is_taken(llama: tuple[Place,
     assert (found.texts[1].name, found.texts[1].is_calibration) == ("not text.txt", False)
 
 
+def test_its_own_text_is_not_cut_anew(llama: tuple[Place, Path]) -> None:
+    mine, folder = llama
+    with pytest.raises(ConfigError, match=r"--max-length 24: the plan shares out .* in windows of 16 tokens"):
+        run(folder, mine.data, max_length=24)
+
+
 def test_its_own_data_are_known_by_any_path(llama: tuple[Place, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     mine, folder = llama
     monkeypatch.chdir(mine.data.parent)
@@ -211,6 +219,10 @@ def test_a_classifier_is_scored_by_its_task_on_unseen_rows(tmp_path: Path) -> No
     assert [text.metric.before, text.metric.after] == pytest.approx([count / len(unseen) for count in right])
     assert "classifier" in {layer.layer for layer in found.layers}
     assert found.notes == []
+    few = run(tmp_path / "small", mine.data, max_eval_samples=5).texts[0]
+    of_row = dict(zip(unseen, divergences, strict=True))
+    assert few.kl is not None
+    assert few.kl.mean == pytest.approx(sum(of_row[row] for row in choose(unseen, 5, seed=EVAL_SEED)) / 5, rel=1e-3)
 
 
 def test_what_has_no_head_is_compressed_for_its_embeddings(tmp_path: Path) -> None:

@@ -103,6 +103,9 @@ def test_a_plan_is_written_beside_itself_and_what_is_lost_is_said(plan: Path, ca
     printed = " ".join(capsys.readouterr().out.split())
     assert "adapter_config.json, trl.yaml, trl_sft.py for trl" in printed
     assert "loses the ranks" in printed
+    renamed = plan.with_name("plan-0.5")
+    renamed.write_bytes(plan.read_bytes())
+    assert export(str(renamed), to="trl").folder == plan.with_name("plan-0.5-trl")
     result = export(str(plan), plan.parent / "peft", to="peft")
     assert result.size_bytes == (plan.parent / "peft" / "adapter_config.json").stat().st_size
 

@@ -10,10 +10,13 @@ import pytest
 from layerlens.adapting.race_state import RaceState, save_state
 from layerlens.artifacts.plan import Plan, candidates_folder, save_plan
 from layerlens.benching.job import Job, JobKind
+from layerlens.cli import main
 from layerlens.errors import NotFiniteError
+from layerlens.words import TaskKind
 from layerlens.workflow import bench_job
 from layerlens.workflow import race as races
 from layerlens.workflow.open import Opened
+from tests.unit.adapting.plans import make_plan, tiny_task_model, uneven_ranks
 from tests.unit.reporting import artifacts
 
 
@@ -72,3 +75,31 @@ def test_a_race_counts_the_seconds_of_the_one_that_it_goes_on_from(
     monkeypatch.setattr(races, "run_race", goes_on)
     assert races.race(path, "data", opened=opened).seconds == pytest.approx(before, abs=5.0)
     assert not (tmp_path / "plan.race.json").exists()
+
+
+def test_a_dry_run_checks_all_that_a_race_would_and_says_who_would_race_for_how_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = TaskKind.CLASSIFICATION
+    task_model = tiny_task_model("bert", tmp_path / "model", kind)
+    sizes = {"optimum-whitened": uneven_ranks(task_model), "uniform": 2, "low": 1}
+    made = {name: make_plan(task_model, kind, ranks, name=name) for name, ranks in sizes.items()}
+    path, rows = tmp_path / "plan-0.5", tmp_path / "data.csv"
+    save_plan(path, made["optimum-whitened"])
+    for name, plan in made.items():
+        save_plan(tmp_path / "plan-0.5.candidates" / f"{name}.json", plan)
+    rows.write_text("text,label\n" + "".join(f"w{number % 7} w1,c{number % 3}\n" for number in range(120)), encoding="utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["race", str(path), "--dry-run", "--min-steps", "4", "--tuning-steps", "30", "--data"]
+    assert main([*arguments, str(rows)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "field uniform, optimum-whitened unraced low: the share affords no more" in said
+    assert "round 1 2 plans × 4 steps × 2 seeds" in said
+    assert "share 53% of the tuning run's 30 steps" in said
+    for faulty, told in (
+        ([str(rows), "--only", "nobody"], "no candidate named nobody"),
+        ([str(tmp_path / "nothing.csv")], "nothing.csv"),
+    ):
+        assert main([*arguments, *faulty]) == 2
+        assert told in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before

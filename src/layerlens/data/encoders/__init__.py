@@ -12,6 +12,7 @@ from layerlens.data.encoders.prepared import Prepared, check_form
 from layerlens.data.encoders.spans import prepare_spans
 from layerlens.data.encoders.texts import prepare_texts
 from layerlens.data.encoders.windows import prepare_windows
+from layerlens.data.labels import HeadLabels
 from layerlens.data.table import Table
 from layerlens.words import TaskKind
 
@@ -19,15 +20,21 @@ __all__ = ["Prepared", "check_form", "prepare"]
 
 
 def prepare(
-    kind: TaskKind, table: Table, config: DataConfig, known: TaskInfo | None, checkpoint_config: dict[str, Any], processor: Any
+    kind: TaskKind,
+    table: Table,
+    config: DataConfig,
+    known: TaskInfo | None,
+    checkpoint_config: dict[str, Any],
+    processor: Any,
+    head: HeadLabels,
 ) -> Prepared:
     """Make a table ready to be encoded for a task; raises `DataError` where it does not fit."""
     if kind is TaskKind.IMAGE_CLASSIFICATION:
-        return prepare_images(table, config, known, processor)
+        return prepare_images(table, config, known, processor, head)
     if kind is TaskKind.QUESTION_ANSWERING:
         return prepare_spans(table, config, known, checkpoint_config, processor)
     if kind is TaskKind.CAUSAL_LM:
         return prepare_windows(table, config, known, checkpoint_config, processor)
     if kind is TaskKind.EMBEDDING:
         return prepare_passages(table, config, known, checkpoint_config, processor)
-    return prepare_texts(kind, table, config, known, checkpoint_config, processor)
+    return prepare_texts(kind, table, config, known, checkpoint_config, processor, head)

@@ -12,9 +12,9 @@ from layerlens.config import DataConfig
 from layerlens.data.columns import find_label_column
 from layerlens.data.encoders.prepared import Prepared, splits_of, usable_rows
 from layerlens.data.example import Example
-from layerlens.data.labels import class_labels, is_missing
+from layerlens.data.labels import NO_HEAD, HeadLabels, class_labels, is_missing
 from layerlens.data.lazy import Encoder
-from layerlens.data.table import Table
+from layerlens.data.table import LazyColumn, Table
 from layerlens.errors import DataError
 from layerlens.words import TaskKind
 
@@ -42,8 +42,16 @@ class ImageEncoder(Encoder):
             examples.append({"pixel_values": np.asarray(pixels, dtype=np.float32), "labels": self._labels[row]})
         return examples
 
+    def source(self, row: int) -> bytes:
+        """What the source knows the image by, and its class."""
+        place = self._rows[row]
+        stamp = self._images.stamp if isinstance(self._images, LazyColumn) else None
+        return b"%d\0" % self._labels[row] + (self._images[place].tobytes() if stamp is None else stamp(place))
 
-def prepare_images(table: Table, config: DataConfig, known: TaskInfo | None, processor: Any) -> Prepared:
+
+def prepare_images(
+    table: Table, config: DataConfig, known: TaskInfo | None, processor: Any, head: HeadLabels = NO_HEAD
+) -> Prepared:
     """Map the labels of an image source.
 
     Raises:
@@ -54,7 +62,7 @@ def prepare_images(table: Table, config: DataConfig, known: TaskInfo | None, pro
         raise DataError(f"{table.where}: no label column among {', '.join(table.columns)}; give --label-column")
     labels = list(table.columns[label])
     rows, notes = usable_rows(table, lambda row: not is_missing(labels[row]), "no label")
-    indices, names = class_labels(label, labels, table, rows, known.label_names if known is not None else None)
+    indices, names = class_labels(label, labels, table, rows, known.label_names if known is not None else None, head)
     info = TaskInfo(
         kind=TaskKind.IMAGE_CLASSIFICATION,
         num_labels=len(names),

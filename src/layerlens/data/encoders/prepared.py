@@ -8,6 +8,7 @@ from typing import Any
 
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.config import DataConfig
+from layerlens.config.data import DEFAULT_MAX_LENGTH
 from layerlens.data.lazy import Encoder
 from layerlens.data.table import MAX_MALFORMED_SHARE, Form, Table
 from layerlens.errors import DataError
@@ -86,15 +87,14 @@ def sample_length(
 ) -> tuple[int, tuple[str, ...]]:
     """Tokens per sample at most, and a note where the model takes fewer than asked for.
 
-    A length other than the config's default was asked for and wins; else a plan's length holds, else the default.
+    A length that was asked for wins; else a plan's length holds, else the default.
 
     Raises:
         DataError: more tokens were asked for than the model has positions.
     """
     wanted = config.max_length
-    is_asked = wanted != DataConfig.model_fields["max_length"].default
-    if not is_asked and known is not None and known.max_length is not None:
-        wanted = known.max_length
+    if wanted is None:
+        wanted = DEFAULT_MAX_LENGTH if known is None or known.max_length is None else known.max_length
     limits = [int(checkpoint_config[key]) for key in LENGTH_KEYS if isinstance(checkpoint_config.get(key), int)]
     if checkpoint_config.get("model_type") in OFFSET_FAMILIES:
         # These position ids start at padding + 1; every published one pads with 1, MPNet and its kin included.
@@ -105,7 +105,7 @@ def sample_length(
     longest = min(limits, default=wanted)
     if wanted <= longest:
         return wanted, ()
-    if is_asked:
+    if config.max_length is not None:
         raise DataError(
             f"samples of {wanted} tokens are longer than the {longest} positions of this model; "
             f"give --max-length {longest} or less"

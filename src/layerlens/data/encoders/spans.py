@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,10 @@ class SpanEncoder(Encoder):
     def encode(self, rows: Sequence[int]) -> list[Example]:
         """Encode questions one by one, because the overlap depends on the question's length."""
         return [self._encode_one(row) for row in rows]
+
+    def source(self, row: int) -> bytes:
+        """The question, its context and its answers."""
+        return json.dumps([self._questions[row], self._contexts[row], self._answers[row]]).encode()
 
     def _encode_one(self, row: int) -> Example:
         context = self._contexts[row]

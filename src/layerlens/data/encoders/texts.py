@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from layerlens.config import DataConfig
 from layerlens.data.columns import choose_columns, num_texts_of
 from layerlens.data.encoders.prepared import Prepared, sample_length, splits_of, takes_token_types, usable_rows
 from layerlens.data.example import Example
-from layerlens.data.labels import class_labels, is_missing, regression_targets
+from layerlens.data.labels import NO_HEAD, HeadLabels, class_labels, is_missing, regression_targets
 from layerlens.data.lazy import Encoder
 from layerlens.data.table import Table
 from layerlens.words import TaskKind
@@ -67,9 +68,19 @@ class TextEncoder(Encoder):
             examples.append(example)
         return examples
 
+    def source(self, row: int) -> bytes:
+        """The texts and the label."""
+        return json.dumps([*(column[row] for column in self._texts), self._labels[row]]).encode()
+
 
 def prepare_texts(
-    kind: TaskKind, table: Table, config: DataConfig, known: TaskInfo | None, checkpoint_config: dict[str, Any], tokenizer: Any
+    kind: TaskKind,
+    table: Table,
+    config: DataConfig,
+    known: TaskInfo | None,
+    checkpoint_config: dict[str, Any],
+    tokenizer: Any,
+    head: HeadLabels = NO_HEAD,
 ) -> Prepared:
     """Choose columns, leave out rows without text or label, and map the labels.
 
@@ -90,7 +101,7 @@ def prepare_texts(
     if kind is TaskKind.REGRESSION:
         targets = regression_targets(label, labels, table, rows)
     else:
-        targets, names = class_labels(label, labels, table, rows, known.label_names if known is not None else None)
+        targets, names = class_labels(label, labels, table, rows, known.label_names if known is not None else None, head)
     max_length, length_notes = sample_length(config, known, checkpoint_config, tokenizer)
     info = TaskInfo(
         kind=kind,

@@ -55,6 +55,11 @@ class WindowEncoder(Encoder):
             examples.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": list(ids)})
         return examples
 
+    def source(self, row: int) -> bytes:
+        """The tokens of the window."""
+        split, start, end = self._places[row]
+        return self._tokens[split][start:end].tobytes()
+
 
 def prepare_windows(
     table: Table, config: DataConfig, known: TaskInfo | None, checkpoint_config: dict[str, Any], tokenizer: Any

@@ -38,7 +38,7 @@ def read_arrays(path: Path) -> Table:
     return Table(
         where=str(path),
         columns={
-            "image": LazyColumn(lambda row: to_image(images[row]), len(images)),
+            "image": LazyColumn(lambda row: to_image(images[row]), len(images), lambda row: images[row].tobytes()),
             "label": [int(label) for _, _, y in pairs for label in arrays[y]],
         },
         form=Form.IMAGES,

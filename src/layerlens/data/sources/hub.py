@@ -66,7 +66,10 @@ def table_of(where: str, rows: Any) -> Table:
     columns: dict[str, Any] = {name: rows[name] for name in rows.column_names if name not in images}
     for name in images[:1]:
         need("PIL", "images", f"{where} holds images")
-        columns[name] = LazyColumn(lambda row, name=name: rows[row][name].convert("RGB"), len(rows))
+        # `datasets` names every state of a data set by its fingerprint; reading each image would take longer than some runs.
+        columns[name] = LazyColumn(
+            lambda row, name=name: rows[row][name].convert("RGB"), len(rows), lambda row: f"{rows._fingerprint}\0{row}".encode()
+        )
     is_questions = all(name in columns for name in QUESTION_NAMES)
     label = next(iter(classes)) if len(classes) == 1 else None
     return Table(

@@ -45,7 +45,7 @@ def read_image_folder(folder: Path) -> Table:
     return Table(
         where=str(folder),
         columns={
-            "image": LazyColumn(lambda row: open_image(paths[row]), len(paths)),
+            "image": LazyColumn(lambda row: open_image(paths[row]), len(paths), lambda row: _stamp(paths[row])),
             "label": [names.index(name) for _, name, _ in found],
         },
         form=Form.IMAGES,
@@ -69,6 +69,15 @@ def open_image(path: Path) -> Any:
             return image.convert("RGB")
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise DataError(f"cannot read {path} as an image: {str(error).splitlines()[0]}; repair or remove it") from error
+
+
+def _stamp(path: Path) -> bytes:
+    """A file's path, size and time of change: reading every file of a large set would take longer than some runs."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"cannot read {path} as an image: {error.strerror or error}; repair or remove it") from error
+    return f"{path}\0{found.st_size}\0{found.st_mtime_ns}".encode(errors="surrogateescape")
 
 
 def _subfolders(folder: Path) -> list[Path]:

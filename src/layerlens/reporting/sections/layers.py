@@ -23,7 +23,7 @@ def layers_section(run: RunFolder) -> Section | None:
             Column("Role"),
             Column("Gets"),
             Column("Utility", is_number=True),
-            Column("Value, nats", is_number=True),
+            Column("Weighted value" if run.plan.is_weighted else "Value, nats", is_number=True),
             Column("Parameters", is_number=True),
             Column("Why"),
         ]

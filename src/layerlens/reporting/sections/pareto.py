@@ -34,24 +34,25 @@ def pareto_section(run: RunFolder) -> Section | None:
 
 def _chart(plan: Plan, candidates: dict[str, Plan]) -> Chart:
     traces: list[dict[str, Any]] = []
+    shown = "weighted value %{y:.4f}" if plan.is_weighted else "%{y:.4f} nats"
     if plan.pareto:
         limits = [point.limit for point in plan.pareto]
-        traces.append(_line("optimum", limits, [point.value for point in plan.pareto], "@ink", "solid", "circle"))
-        uniform = [(point.limit, point.uniform_value) for point in plan.pareto if point.uniform_value is not None]
+        traces.append(_line("optimum", shown, limits, [point.value for point in plan.pareto], "@ink", "solid", "circle"))
+        uniform = {point.limit: point.uniform_value for point in plan.pareto if point.uniform_value is not None}
         if uniform:
-            traces.append(
-                _line(UNIFORM, [limit for limit, _ in uniform], [value for _, value in uniform], "@uniform", "dot", "square")
-            )
+            traces.append(_line(UNIFORM, shown, [*uniform], [*uniform.values()], "@uniform", "dot", "square"))
     rest = [made for name, made in candidates.items() if name != plan.chosen.name]
     if rest:
-        traces.append(_dots("other candidates", rest, {"color": "@rest", "size": 9, "line": {"width": 1, "color": "@surface"}}))
-    traces.append(_dots(f"{plain(plan.chosen.name)} (chosen)", [plan], {"color": "@chosen", "size": 14, "symbol": "diamond"}))
+        marker = {"color": "@rest", "size": 9, "line": {"width": 1, "color": "@surface"}}
+        traces.append(_dots("other candidates", shown, rest, marker))
+    chosen = {"color": "@chosen", "size": 14, "symbol": "diamond"}
+    traces.append(_dots(f"{plain(plan.chosen.name)} (chosen)", shown, [plan], chosen))
     spans = [x for trace in traces for x in trace["x"] if x > 0]
     is_log = max(spans) > LOG_FROM * min(spans)
     limit = plan.budgets[BudgetName.TRAINABLE_PARAMS].limit if BudgetName.TRAINABLE_PARAMS in plan.budgets else None
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": "trainable adapter parameters"}, "type": "log" if is_log else "linear", "tickformat": "~s"},
-        "yaxis": {"title": {"text": "predicted value, nats"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": "weighted value" if plan.is_weighted else "predicted value, nats"}, "rangemode": "tozero"},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     }
     if is_log:
@@ -67,20 +68,20 @@ def _chart(plan: Plan, candidates: dict[str, Plan]) -> Chart:
     )
 
 
-def _line(name: str, x: list[float], y: list[float], color: str, dash: str, symbol: str) -> dict[str, Any]:
+def _line(name: str, shown: str, x: list[float], y: list[float], color: str, dash: str, symbol: str) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers",
         "name": f"{name} at each limit",
         "x": rounded(x),
         "y": rounded(y),
-        "hovertemplate": f"{name} at %{{x:,}} parameters: %{{y:.4f}} nats<extra></extra>",
+        "hovertemplate": f"{name} at %{{x:,}} parameters: {shown}<extra></extra>",
         "line": {"color": color, "width": 2, "dash": dash},
         "marker": {"color": color, "size": 6, "symbol": symbol},
     }
 
 
-def _dots(name: str, plans: list[Plan], marker: dict[str, Any]) -> dict[str, Any]:
+def _dots(name: str, shown: str, plans: list[Plan], marker: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
@@ -88,6 +89,6 @@ def _dots(name: str, plans: list[Plan], marker: dict[str, Any]) -> dict[str, Any
         "x": [plan.params for plan in plans],
         "y": rounded(plan.chosen.value for plan in plans),
         "text": [plain(plan.chosen.name) for plan in plans],
-        "hovertemplate": "%{text}<br>%{x:,} parameters: %{y:.4f} nats<extra></extra>",
+        "hovertemplate": f"%{{text}}<br>%{{x:,}} parameters: {shown}<extra></extra>",
         "marker": marker,
     }

@@ -111,7 +111,7 @@ def _table(plan: Plan, race: Race, candidates: dict[str, Plan]) -> Markup:
         Column("Steps", is_number=True),
         Column("Seeds", is_number=True),
         Column("Adapter parameters", is_number=True),
-        Column("Predicted value, nats", is_number=True),
+        Column("Weighted value" if plan.is_weighted else "Predicted value, nats", is_number=True),
     ]
     longest = max((candidate.steps for candidate in race.candidates), default=0)
     order = sorted(race.candidates, key=lambda candidate: (-candidate.steps, candidate.held_out_loss, candidate.name))
@@ -135,4 +135,6 @@ def _table(plan: Plan, race: Race, candidates: dict[str, Plan]) -> Markup:
 def _outcome(candidate: RaceCandidate, race: Race, longest: int) -> str:
     if candidate.name == race.winner:
         return "chosen"
-    return "ran to the end" if candidate.steps == longest else f"left after {candidate.steps} steps"
+    if candidate.steps < longest:
+        return f"left after {candidate.steps} steps"
+    return "ran until the race was stopped" if race.is_stopped else "ran to the end"

@@ -156,6 +156,28 @@ def test_a_plans_label_set_and_length_hold(load_for: Load, tiny: Callable[[str],
     assert load_for(tiny("bert"), path, plan_task, max_length=12).task.info.max_length == 12
 
 
+def test_a_length_that_is_the_default_is_as_good_as_any_other(load_for: Load, tmp_path: Path) -> None:
+    path = _write(tmp_path / "rows.jsonl", [{"text": "w1 " * 300, "label": row % 2} for row in range(4)])
+    plan_task = TaskInfo(kind=TaskKind.CLASSIFICATION, num_labels=2, label_names=["0", "1"], max_length=32)
+    model = save_tiny("bert", tmp_path / "long", max_position_embeddings=200)
+    # The tokenizer of the tiny models takes 64 tokens.
+    config = model / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": 200}))
+    for asked, expected in ((None, 32), (127, 127), (128, 128)):
+        data = load_for(model, path, plan_task, max_length=asked)
+        assert {len(example["input_ids"]) for example in data.examples} == {expected}
+    assert load_for(model, path, max_length=None).task.info.max_length == 128
+
+
+def test_a_default_that_the_model_cannot_take_is_cut_and_the_same_when_asked_for_is_refused(load: Load, tmp_path: Path) -> None:
+    path = _write(tmp_path / "rows.jsonl", [{"text": "w1 " * 300, "label": row % 2} for row in range(4)])
+    data = load(path)
+    assert data.task.info.max_length == 64
+    assert any("samples are cut at 64 tokens" in note for note in data.notes)
+    with pytest.raises(DataError, match="samples of 128 tokens are longer than the 64 positions"):
+        load(path, max_length=128)
+
+
 def test_numbers_make_a_regression(load: Load, tmp_path: Path) -> None:
     rows = [{"text": f"w{row} w1", "score": row / 7} for row in range(40)]
     data = load(_write(tmp_path / "scores.jsonl", rows))

@@ -22,6 +22,13 @@ def test_the_table_says_who_left_when() -> None:
     assert [row[3] for row in found.values()] == ["2"] * len(found)
 
 
+def test_nobody_ran_to_the_end_of_a_race_that_was_stopped() -> None:
+    plan = artifacts.plan(race=artifacts.race(is_stopped=True))
+    outcomes = [row[1] for row in rows(read_section(race_section(a_run(plan=plan))))[1:]]
+    assert "ran to the end" not in outcomes
+    assert outcomes.count("ran until the race was stopped") == 2
+
+
 def test_longest_runners_come_first_then_the_lowest_loss() -> None:
     order = [row[0] for row in rows(read_section(race_section(a_run())))[1:]]
     losses = {candidate.name: (-candidate.steps, candidate.held_out_loss) for candidate in artifacts.race().candidates}

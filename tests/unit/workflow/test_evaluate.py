@@ -1,0 +1,177 @@
+"""What plain models and adapters are scored on: their own labels, the same samples for both, a seeded choice of them."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from layerlens.artifacts.evaluation import Evaluation
+from layerlens.artifacts.plan import save_plan
+from layerlens.config import EvaluateConfig
+from layerlens.errors import ConfigError
+from layerlens.models.foreign import quiet
+from layerlens.words import Method, TaskKind
+from layerlens.workflow import evaluate as module
+from layerlens.workflow.evaluate import evaluate
+from tests.tiny_models import WORDS, save_tiny, save_tokenizer
+from tests.unit.adapting.mixed_plans import mixed_plan
+from tests.unit.adapting.plans import kind_of, tiny_task_model
+from tests.unit.adapting.test_sidecar import saved
+from tests.unit.workflow.compressions import write_text
+
+NAMES = ["early", "late", "never"]
+
+
+class Notes:
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def track(self, items: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
+        yield from items
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def classifier(folder: Path, order: list[int], names: list[str]) -> Path:
+    """The same trained classifier whatever the order of its outputs, with the names that these have."""
+    save_tiny("bert", folder, num_hidden_layers=1)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    torch.manual_seed(3)
+    with quiet():
+        config = transformers.AutoConfig.from_pretrained(folder, **labels)
+        model = transformers.BertForSequenceClassification(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(5.0)
+            model.classifier.weight.copy_(20.0 * model.classifier.weight[order])
+        model.save_pretrained(folder)
+    save_tokenizer(folder, is_decoder=False)
+    return folder
+
+
+def table(path: Path, labels: list[str], rows: int = 60) -> Path:
+    generator = random.Random(0)
+    lines = [f"{' '.join(generator.choices(WORDS, k=5))},{labels[row % len(labels)]}" for row in range(rows)]
+    path.write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    return path
+
+
+def scores(model: Path, data: Path, against: Path | None = None, progress: Any = None, **options: Any) -> Evaluation:
+    found = evaluate(
+        str(model),
+        str(data),
+        None if against is None else str(against),
+        model.parent / "evaluation.json",
+        EvaluateConfig(**options),
+        progress=progress or Notes(),
+    )
+    assert isinstance(found, Evaluation)
+    return found
+
+
+def test_a_head_is_scored_by_its_own_names_in_whatever_order(tmp_path: Path) -> None:
+    plain = classifier(tmp_path / "plain", [0, 1, 2], NAMES)
+    turned = classifier(tmp_path / "turned", [2, 0, 1], [NAMES[index] for index in (2, 0, 1)])
+    data = table(tmp_path / "data.csv", NAMES)
+    alone = scores(plain, data).arms[0].metrics
+    assert 0 < alone["accuracy"] < 1
+    assert scores(turned, data).arms[0].metrics == pytest.approx(alone)
+    # Beside another model each has its own order.
+    assert [arm.metrics["loss"] for arm in scores(plain, data, turned).arms] == pytest.approx([alone["loss"]] * 2)
+
+
+def test_data_may_lack_a_class_that_the_head_has(tmp_path: Path) -> None:
+    model = classifier(tmp_path / "model", [0, 1, 2], NAMES)
+    both = scores(model, table(tmp_path / "two.csv", ["late", "never"])).arms[0].metrics["loss"]
+    ends = [scores(model, table(tmp_path / "one.csv", [label])).arms[0].metrics["loss"] for label in ("late", "never")]
+    assert both == pytest.approx(sum(ends) / 2, rel=0.5)
+    assert ends[0] != pytest.approx(ends[1], rel=0.01)
+
+
+def test_names_that_are_not_the_data_s_are_told(tmp_path: Path) -> None:
+    data = table(tmp_path / "data.csv", ["0", "1", "2"])
+    told, untold = Notes(), Notes()
+    scores(classifier(tmp_path / "named", [0, 1, 2], NAMES), data, progress=told)
+    scores(classifier(tmp_path / "nameless", [0, 1, 2], [f"LABEL_{index}" for index in range(3)]), data, progress=untold)
+    assert any("calls its classes early, late, never, the data call theirs 0, 1, 2" in note for note in told.notes)
+    assert not any("calls its classes" in note for note in untold.notes)
+
+
+def adapter(folder: Path, family: str, seed: int) -> Path:
+    """A folder as `tune` leaves it, of a plan whose profile had this seed."""
+    saved(folder, family, (Method.LORA,))
+    kind = kind_of(family)
+    plan = mixed_plan(tiny_task_model(family, folder / "base", kind), kind, (Method.LORA,))
+    metadata = plan.metadata.model_copy(update={"seed": seed})
+    save_plan(folder / "run" / "plan.json", plan.model_copy(update={"metadata": metadata}))
+    return folder / "run"
+
+
+def image_folder(folder: Path, *splits: str) -> Path:
+    for number, split in enumerate(splits):
+        for label in range(3):
+            for row in range(6):
+                path = folder / split / f"c{label}" / f"{row}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (16, 16), (80 * label, 40 * row, 100 * number)).save(path)
+    return folder
+
+
+def seen_indices(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Sample numbers that each model is scored on."""
+    seen: list[list[int]] = []
+    score = module.evaluate_model
+
+    def watched(model: Any, data: Any, indices: Any, **options: Any) -> Any:
+        seen.append(list(indices))
+        return score(model, data, indices, **options)
+
+    monkeypatch.setattr(module, "evaluate_model", watched)
+    return seen
+
+
+def test_two_plans_are_scored_on_what_neither_has_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = [adapter(tmp_path / str(number), "vit", seed) for number, seed in enumerate((0, 0, 1))]
+    drawn = image_folder(tmp_path / "drawn", "train", "validation")
+    seen = seen_indices(monkeypatch)
+    scores(models[0], drawn, models[1])
+    assert seen[0] == seen[1]
+    with pytest.raises(ConfigError, match=r"share out .*drawn differently \(.* with seed 0, .* with seed 1\)"):
+        scores(models[0], drawn, models[2])
+    # A test split of the source's own is nobody's to train on, whatever the seed; and an arm without a plan follows the other.
+    fixed = image_folder(tmp_path / "fixed", "train", "validation", "test")
+    scores(models[0], fixed, models[2])
+    (models[0] / "plan.json").unlink()
+    scores(models[0], drawn, models[2])
+    assert [seen[-4], seen[-2]] == [seen[-3], seen[-1]]
+    assert seen[0] != seen[-1]
+
+
+def test_windows_of_two_lengths_are_not_the_same_samples(tmp_path: Path) -> None:
+    model = adapter(tmp_path / "tuned", "llama", 0)
+    data, plain = write_text(tmp_path / "text.txt", words=200), tmp_path / "tuned" / "base"
+    with pytest.raises(ConfigError, match=r"not give both models the same samples \(4 for .*, 13 for .*; give --max-length"):
+        scores(plain, data, model, max_length=None)
+    assert len(scores(plain, data, model, max_length=16).arms) == 2
+
+
+def test_so_many_samples_are_a_seeded_choice_and_the_same_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = classifier(tmp_path / "model", [0, 1, 2], NAMES)
+    data, seen = table(tmp_path / "data.csv", NAMES), seen_indices(monkeypatch)
+    for _ in range(2):
+        assert scores(model, data, max_eval_samples=12).eval_samples == 12
+    assert seen[0] == seen[1] == sorted(seen[0]) != list(range(12))
+    assert json.loads((tmp_path / "evaluation.json").read_text())["eval_samples"] == 12
+    assert TaskKind(json.loads((tmp_path / "evaluation.json").read_text())["task"]) is TaskKind.CLASSIFICATION

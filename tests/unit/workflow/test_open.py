@@ -1,0 +1,54 @@
+"""A plan's samples stay apart: running text is cut as it was, and what decided the race tests nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from layerlens.adapting.race import race
+from layerlens.artifacts.plan import Plan
+from layerlens.config import RaceConfig, TrainingConfig
+from layerlens.errors import ConfigError
+from layerlens.words import TaskKind
+from layerlens.workflow.open import check_race, open_data, open_plan_model
+from tests.unit.adapting.plans import make_plan, tiny_task_model
+from tests.unit.workflow.compressions import write_text
+
+
+def test_running_text_of_a_plan_is_cut_as_the_plan_was(tmp_path: Path) -> None:
+    data = str(write_text(tmp_path / "text.txt", words=400))
+    task_model = tiny_task_model("llama", tmp_path / "base", TaskKind.CAUSAL_LM)
+    plan = make_plan(task_model, TaskKind.CAUSAL_LM, 2)
+    assert plan.task.max_length == 16
+    for asked in (None, 16):
+        opened = open_plan_model(plan, data, TrainingConfig(max_length=asked))
+        assert {len(example["input_ids"]) for example in opened.data.examples} == {16}
+    with pytest.raises(ConfigError, match=r"--max-length 32: the plan shares out .*text.txt in windows of 16 tokens"):
+        open_plan_model(plan, data, TrainingConfig(max_length=32))
+
+
+def test_a_plan_on_rows_takes_another_length(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(f'{{"text": "w1 w2 w{row}", "label": "c{row % 3}"}}' for row in range(30)))
+    task_model = tiny_task_model("bert", tmp_path / "base", TaskKind.CLASSIFICATION)
+    opened = open_plan_model(make_plan(task_model, TaskKind.CLASSIFICATION, 2), str(path), TrainingConfig(max_length=4))
+    assert opened.data.task.info.max_length == 4
+
+
+def test_what_decided_the_race_does_not_test_the_plan(tmp_path: Path) -> None:
+    task_model = tiny_task_model("llama", tmp_path / "base", TaskKind.CAUSAL_LM)
+    plan, text = make_plan(task_model, TaskKind.CAUSAL_LM, 2), str(write_text(tmp_path / "text.txt", words=1600))
+
+    def raced(eval_data: str | None) -> Plan:
+        """Nothing runs where there is but one plan."""
+        opened = open_plan_model(plan, text, TrainingConfig(), has_eval_data=eval_data is not None)
+        config = RaceConfig(eval_data=eval_data)
+        return race(plan, {}, task_model, opened.data, opened.part, config, state_path=None)
+
+    data = open_data(task_model.checkpoint, text, TrainingConfig(), plan.task)
+    check_race(raced(None), data, has_eval_data=False)
+    with_data = raced("test.txt")
+    check_race(with_data, data, has_eval_data=True)
+    with pytest.raises(ConfigError, match=r"has raced with --eval-data test.txt, so samples of .* have decided its race"):
+        check_race(with_data, data, has_eval_data=False)
