@@ -1,14 +1,16 @@
-"""One fine-tuning run from a prepared model to a measured arm: train or resume, keep what was made, score.
+"""One fine-tuning run from a prepared model to a measured arm: train or resume, score, keep what was made.
 
 An output folder holds `checkpoints/` while the run goes on and `arm.json` when it has ended; either says which run
-it belongs to, so a stopped run is resumed, a finished one is read, and another run's is never overwritten.
+it belongs to, so a stopped run is resumed, a finished one is read, and another run's is never overwritten. A run that
+fails and leaves nothing to resume from gives the folder up again.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,21 +22,22 @@ from torch import nn
 from layerlens.adapting.hooks import NO_HOOKS, Hooks
 from layerlens.adapting.memory import peak_memory
 from layerlens.adapting.precision import kept_generators, own_forward, training_device
-from layerlens.adapting.samples import Samples
+from layerlens.adapting.samples import SOURCE, Samples
 from layerlens.adapting.trainer import TaskTrainer, last_whole_checkpoint
 from layerlens.artifacts.differences import told
 from layerlens.artifacts.evaluation import Arm, LossPoint
-from layerlens.artifacts.store import claim_folder, read_claim, write_json
+from layerlens.artifacts.store import claim_folder, read_claim, working_alone, write_json
 from layerlens.config import TuneConfig
 from layerlens.data.inference import score
-from layerlens.errors import ConfigError
+from layerlens.errors import ConfigError, NotFiniteError
 from layerlens.progress import Progress
 
 CHECKPOINTS, ARM_FILE = "checkpoints", "arm.json"
 #: Points of a loss curve at most.
 CURVE_POINTS = 100
-#: Key of a run's identity that records of older versions lack.
+#: Keys of a run's identity that records of older versions lack.
 ARITHMETIC = "arithmetic"
+_NEWER = frozenset({ARITHMETIC, SOURCE})
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ class RunSpec:
     config: TuneConfig
     new_parameters: tuple[str, ...]
     identity: dict[str, Any]
+
+
+def is_claimed(out: Path) -> bool:
+    """Whether a run has ended in a folder, or can be resumed there; which one, is looked at when the run begins."""
+    return (out / ARM_FILE).exists() or read_claim(out / CHECKPOINTS) is not None
 
 
 def finished_arm(out: Path, spec: RunSpec) -> Arm | None:
@@ -76,13 +84,13 @@ def finished_arm(out: Path, spec: RunSpec) -> Arm | None:
 def finetune(
     model: nn.Module, spec: RunSpec, *, out: Path, keep: Callable[[], None], progress: Progress, hooks: Hooks = NO_HOOKS
 ) -> Arm:
-    """Train the trainable parameters of `model`, keep the result, score it.
+    """Train the trainable parameters of `model`, score the result, keep it.
 
     Args:
         model: Prepared: what shall be trained is trainable.
         spec: The run.
         out: Folder of the run.
-        keep: Called after training, to save what was made.
+        keep: Called when what was made is known to be sound, to save it.
         progress: Who watches.
         hooks: What the method adds to the run.
 
@@ -90,11 +98,35 @@ def finetune(
         Metrics after training, seconds and peak memory of the training alone, the loss curve.
 
     Raises:
-        ConfigError: the folder holds another run's checkpoints, or a tracker is not installed.
-        NotFiniteError: training diverged.
+        ConfigError: the folder holds another run's checkpoints, another process works there, or a tracker is not installed.
+        NotFiniteError: training diverged; nothing of it is left.
     """
     checkpoints = out / CHECKPOINTS
     claim_folder(checkpoints, _comparable(spec.identity, read_claim(checkpoints)))
+    with working_alone(checkpoints), _given_up_in_failure(checkpoints):
+        arm = _trained_arm(model, spec, checkpoints, progress, hooks)
+        keep()
+        write_json(out / ARM_FILE, {"run": spec.identity, "arm": arm.model_dump(mode="json")})
+        if not spec.config.keep_checkpoints:
+            shutil.rmtree(checkpoints)
+    return arm
+
+
+@contextmanager
+def _given_up_in_failure(checkpoints: Path) -> Iterator[None]:
+    """Let go of the folder where the run inside the context fails with nothing to resume from, as after divergence."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, NotFiniteError) or last_whole_checkpoint(checkpoints) is None:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            with suppress(OSError):
+                checkpoints.parent.rmdir()
+        raise
+
+
+def _trained_arm(model: nn.Module, spec: RunSpec, checkpoints: Path, progress: Progress, hooks: Hooks) -> Arm:
+    """Train, from the last checkpoint where there is one, and score."""
     batches = spec.training.batches(batch_size=spec.config.batch_size, num_steps=spec.num_steps, seed=spec.config.seed)
     device = training_device()
     verbosity = transformers.logging.get_verbosity()
@@ -121,16 +153,9 @@ def finetune(
         transformers.logging.set_verbosity(verbosity)
         if spec.config.gradient_checkpointing:
             _end_checkpointing(model)
-    keep()
-    scored = spec.evaluation
     arm = Arm(
         name=spec.name,
-        metrics=score(
-            model,
-            scored.data.task,
-            scored.take(),
-            batch_size=2 * spec.config.batch_size,
-        ),
+        metrics=_scored(model, spec),
         trainable_params=spec.adapter_params,
         head_params=spec.head_params,
         train_seconds=history.seconds,
@@ -143,19 +168,38 @@ def finetune(
         frozen_blocks=trainer.start.cut,
         kept_bytes=trainer.start.kept_bytes,
     )
-    if hooks.outcome is not None:
-        arm = arm.model_copy(update=hooks.outcome())
-    write_json(out / ARM_FILE, {"run": spec.identity, "arm": arm.model_dump(mode="json")})
-    if not spec.config.keep_checkpoints:
-        shutil.rmtree(checkpoints)
-    return arm
+    return arm if hooks.outcome is None else arm.model_copy(update=hooks.outcome())
+
+
+def _scored(model: nn.Module, spec: RunSpec) -> dict[str, float]:
+    """Score what was trained; what the last update has made of it, no loss of the run has seen.
+
+    Raises:
+        NotFiniteError: that update has diverged.
+    """
+    scored = spec.evaluation
+    try:
+        return score(model, scored.data.task, scored.take(), batch_size=2 * spec.config.batch_size)
+    except NotFiniteError as error:
+        raise NotFiniteError(
+            f"training diverged: after step {spec.num_steps} with learning rate {spec.config.learning_rate:g} {error}; "
+            "use a lower --learning-rate"
+        ) from error
 
 
 def _comparable(identity: Mapping[str, Any], found: object) -> dict[str, Any]:
     """A run's identity as its record reads, without what the record found there is too old to tell."""
-    is_old = isinstance(found, dict) and ARITHMETIC not in found
     plain: dict[str, Any] = json.loads(json.dumps(identity))
-    return {key: value for key, value in plain.items() if not (is_old and key == ARITHMETIC)}
+    return _told(plain, found) if isinstance(found, dict) else plain
+
+
+def _told(content: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` without what a record would not tell if it is of an older version, at any depth."""
+    return {
+        key: _told(value, found[key]) if isinstance(value, dict) and isinstance(found.get(key), dict) else value
+        for key, value in content.items()
+        if key in found or key not in _NEWER
+    }
 
 
 def _end_checkpointing(model: nn.Module) -> None:

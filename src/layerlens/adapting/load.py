@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import PreTrainedModel
 
 from layerlens.adapting.base_in_memory import checkpoint_of
 from layerlens.adapting.base_record import BaseRecord, check_stored, read_base
 from layerlens.adapting.lora import peft_warnings_hidden
-from layerlens.adapting.save import ADAPTER_FOLDER, BASE_HASH, CONFIG_FILE, WEIGHTS_FILE
-from layerlens.adapting.sidecar import Sidecar, load_sites_, read_sidecar, refuse_to_lose_
+from layerlens.adapting.save import ADAPTER_FOLDER, BASE_HASH, CONFIG_FILE, TRAINED_FOR, WEIGHTS_FILE, TrainedFor
+from layerlens.adapting.sidecar import Sidecar, disable_together_, load_sites_, read_sidecar, refuse_to_lose_
 from layerlens.adapting.site_modules import check_sites
 from layerlens.adapting.stored_lora import STORED_LORA
 from layerlens.artifacts.plan import load_plan
 from layerlens.artifacts.profile import TaskInfo
+from layerlens.artifacts.store import faults_of
 from layerlens.config import BaseFormat
 from layerlens.errors import CheckpointError, ConfigError, ManifestError
 from layerlens.models.checkpoint import Checkpoint
@@ -42,6 +45,7 @@ class AdapterFolder:
         base_model: Folder or hub id of its base.
         config: PEFT's config of its LoRA and head.
         base_hash: Hash of its base; none where nothing tells it.
+        trained_for: Its task, and how its samples were shared out; none in folders of older versions and of PEFT.
         sidecar: Its bottlenecks and prefixes; none for a plain PEFT folder.
         base: What it was trained over, where that is not the model in its own numbers.
     """
@@ -50,6 +54,7 @@ class AdapterFolder:
     base_model: str
     config: dict[str, Any]
     base_hash: str | None = None
+    trained_for: TrainedFor | None = None
     sidecar: Sidecar | None = None
     base: BaseRecord | None = None
 
@@ -92,7 +97,10 @@ def open_adapter(folder: Path) -> AdapterFolder:
     sidecar = read_sidecar(folder)
     if sidecar is None and " " in str(config.get("peft_type")):
         raise ManifestError(f"{folder} lacks its bottlenecks and prefixes ({config['peft_type']}); copy the whole folder again")
-    return AdapterFolder(folder, str(base), config, _base_hash(folder / WEIGHTS_FILE, sidecar), sidecar, read_base(folder))
+    base_hash, trained_for = _told(folder / WEIGHTS_FILE)
+    if sidecar is not None:
+        base_hash = sidecar.base_hash
+    return AdapterFolder(folder, str(base), config, base_hash, trained_for, sidecar, read_base(folder))
 
 
 def load_adapter(adapter: AdapterFolder, task_model: TaskModel) -> PeftModel:
@@ -120,12 +128,13 @@ def load_adapter(adapter: AdapterFolder, task_model: TaskModel) -> PeftModel:
         ) from error
     if adapter.sidecar is not None:
         load_sites_(adapter.folder, adapter.sidecar, task_model.model)
+        disable_together_(adapted)
         refuse_to_lose_(adapted, adapter.sidecar)
     adapted.eval()
     return adapted
 
 
-def load_adapted(folder: str | Path, model: str | Path | PreTrainedModel | None = None) -> PeftModel:
+def load_adapted(folder: str | Path, model: str | Path | nn.Module | None = None) -> PeftModel:
     """Load what `layerlens tune` trained, of whatever methods, on its base model.
 
     Args:
@@ -139,8 +148,10 @@ def load_adapted(folder: str | Path, model: str | Path | PreTrainedModel | None 
     Raises:
         ManifestError: no adapter, a damaged one, or one of another base.
         CheckpointError: the base is not there.
-        ConfigError: nothing tells the task that the base shall be loaded for.
+        ConfigError: nothing tells the task that the base shall be loaded for, or the model is none of transformers'.
     """
+    if isinstance(model, nn.Module) and not isinstance(model, PreTrainedModel):
+        raise ConfigError(f"a {type(model).__name__} is no base model; load that anew with from_pretrained, or give its folder")
     found = adapter_in(Path(folder).expanduser())
     if found is None:
         raise ManifestError(f"{folder} holds no adapter; give the output folder of `layerlens tune`, or a PEFT folder")
@@ -161,9 +172,10 @@ def load_base(adapter: AdapterFolder, checkpoint: Checkpoint, task: TaskInfo, *,
 
 
 def told_task(adapter: AdapterFolder) -> TaskInfo | None:
-    """The task that an adapter was trained for, from its sidecar or the plan beside it; none where neither is there."""
-    if adapter.sidecar is not None:
-        return adapter.sidecar.task
+    """The task that an adapter was trained for, from the adapter or the plan beside it; none where neither tells."""
+    told = adapter.sidecar or adapter.trained_for
+    if told is not None:
+        return told.task
     plan = adapter.folder.parent / PLAN_FILE
     return load_plan(plan).task if plan.is_file() else None
 
@@ -183,15 +195,18 @@ def _lora_config(adapter: AdapterFolder) -> LoraConfig:
     return config
 
 
-def _base_hash(weights: Path, sidecar: Sidecar | None) -> str | None:
-    if sidecar is not None:
-        return sidecar.base_hash
+def _told(weights: Path) -> tuple[str | None, TrainedFor | None]:
+    """What the metadata of an adapter's weights tell: the hash of its base, and what it was trained for."""
     try:
         with safe_open(weights, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise ManifestError(f"cannot read {weights}: {error}; copy the folder again") from error
-    return metadata.get(BASE_HASH)
+    try:
+        trained_for = TrainedFor.model_validate_json(metadata[TRAINED_FOR]) if TRAINED_FOR in metadata else None
+    except ValidationError as error:
+        raise ManifestError(f"{weights} is damaged: {'; '.join(faults_of(error))}; copy the folder again") from error
+    return metadata.get(BASE_HASH), trained_for
 
 
 def base_checkpoint(adapter: AdapterFolder, model: str | Path | None = None) -> Checkpoint:

@@ -10,21 +10,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from peft import PeftModel
+from pydantic import Field
 
 from layerlens.adapting.base_record import record_base
 from layerlens.adapting.lora import NO_TARGETS
 from layerlens.adapting.sidecar import stopping_peft_type, write_sidecar
 from layerlens.adapting.site_modules import site_modules
 from layerlens.artifacts.plan import Plan
+from layerlens.artifacts.profile import TaskInfo
 from layerlens.errors import ConfigError
 from layerlens.models.compressed_checkpoint import CompressedCheckpoint
 from layerlens.models.load import TaskModel
+from layerlens.words import Frozen
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 #: The adapter's folder in the output of a tuning run.
 ADAPTER_FOLDER = "adapter"
-#: Key of the weights' metadata that tells which base the adapter was trained on.
-BASE_HASH = "base_model_sha256"
+#: Keys of the weights' metadata that tell which base the adapter was trained on, and for what.
+BASE_HASH, TRAINED_FOR = "base_model_sha256", "layerlens"
+
+
+class TrainedFor(Frozen):
+    """What an adapter tells of its training, so that it can be loaded and scored where no plan lies beside it."""
+
+    task: TaskInfo = Field(description="the task whose head the base model gets")
+    split_seed: int = Field(description="seed that shared out the samples")
 
 
 def save_adapter(folder: Path, adapted: PeftModel, plan: Plan, task_model: TaskModel) -> None:
@@ -52,7 +62,9 @@ def save_adapter(folder: Path, adapted: PeftModel, plan: Plan, task_model: TaskM
             write_sidecar(staged, task_model.model, plan, base_model)
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         weights = staged / WEIGHTS_FILE
-        weights.write_bytes(with_metadata(weights.read_bytes(), {BASE_HASH: plan.model.hash}))
+        told = TrainedFor(task=plan.task, split_seed=plan.metadata.seed)
+        added = {BASE_HASH: plan.model.hash, TRAINED_FOR: told.model_dump_json()}
+        weights.write_bytes(with_metadata(weights.read_bytes(), added))
         # PEFT's card holds nothing but a template and the base's path.
         (staged / "README.md").unlink(missing_ok=True)
 

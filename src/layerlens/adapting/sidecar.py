@@ -13,12 +13,14 @@ Plain PEFT reads the first two alone and would go on without the others in silen
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import torch
+from peft import PeftModel
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -29,6 +31,8 @@ from layerlens.artifacts.plan import Plan
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.artifacts.store import read_json, write_bytes, write_json
 from layerlens.errors import ConfigError, ManifestError
+from layerlens.nn.bottleneck import Bottleneck
+from layerlens.nn.prefix import Prefix
 from layerlens.words import SCHEMA_VERSION, Frozen, Method
 
 SITES_FILE, TENSORS_FILE = "layerlens_sites.json", "layerlens_sites.safetensors"
@@ -91,6 +95,25 @@ def read_sidecar(folder: Path) -> Sidecar | None:
             f"{folder / SITES_FILE} has version {sidecar.schema_version}, this LayerLens reads {SCHEMA_VERSION}; tune again"
         )
     return sidecar
+
+
+def disable_together_(adapted: PeftModel) -> None:
+    """Let `disable_adapter` of a PEFT model switch bottlenecks and prefixes off with the rest: the base runs alone then."""
+    adapted.disable_adapter = partial(_disabled, adapted)
+
+
+@contextmanager
+def _disabled(adapted: PeftModel) -> Iterator[None]:
+    sites = [module for module in adapted.modules() if isinstance(module, Bottleneck | Prefix)]
+    before = [site.is_on for site in sites]
+    with PeftModel.disable_adapter(adapted):
+        try:
+            for site in sites:
+                site.is_on = False
+            yield
+        finally:
+            for site, was_on in zip(sites, before, strict=True):
+                site.is_on = was_on
 
 
 def refuse_to_lose_(adapted: nn.Module, sidecar: Sidecar) -> None:

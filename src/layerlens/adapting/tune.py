@@ -13,7 +13,7 @@ from layerlens.adapting.lora import check_model
 from layerlens.adapting.order import num_tuning_steps
 from layerlens.adapting.precision import arithmetic, on_training_device, training_device
 from layerlens.adapting.samples import Samples, choose
-from layerlens.adapting.save import ADAPTER_FOLDER, save_adapter
+from layerlens.adapting.save import ADAPTER_FOLDER, WEIGHTS_FILE, save_adapter
 from layerlens.adapting.site_modules import trained_identity
 from layerlens.artifacts.evaluation import Arm
 from layerlens.artifacts.plan import Plan
@@ -78,9 +78,12 @@ def tune(
         head_params=plan.head_params,
         trained=trained_identity(plan),
     )
+    kept = out / ADAPTER_FOLDER
     if (arm := finished_arm(out, spec)) is not None:
-        progress.note(f"{out} already holds this run")
-        return arm
+        if (kept / WEIGHTS_FILE).is_file():
+            progress.note(f"{out} already holds this run")
+            return arm
+        progress.note(f"{kept} is gone: the run that made it is done again")
     with threads(config.threads):
         start_head_(task_model, data, part, config, progress)
         model = task_model.model
@@ -89,7 +92,7 @@ def tune(
                 adapted,
                 spec,
                 out=out,
-                keep=lambda: save_adapter(out / ADAPTER_FOLDER, adapted, plan, task_model),
+                keep=lambda: save_adapter(kept, adapted, plan, task_model),
                 progress=progress,
                 hooks=hooks,
             )

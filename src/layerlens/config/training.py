@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from layerlens.config.data import DataConfig
-from layerlens.config.spellings import Bytes, Integers, Names, Numbers
+from layerlens.config.spellings import Bytes, Integers, Names, split_pairs
+
+Rates = Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(split_pairs)]
 
 
 class Precision(StrEnum):
@@ -30,7 +33,10 @@ class BaseFormat(StrEnum):
 class TrainingConfig(DataConfig):
     """How adapters are trained, in a race and for good."""
 
-    eval_data: str | None = Field(default=None, description="data for the final evaluation; a seeded split if not given")
+    eval_data: str | None = Field(
+        default=None,
+        description="data for the final evaluation: their test split where they have one; a seeded split if not given",
+    )
     batch_size: int = Field(default=16, gt=0, description="samples per step")
     learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate")
     head_learning_rate: float | None = Field(
@@ -105,6 +111,6 @@ class TuneConfig(TrainingConfig):
         description="arms to run beside the plan: full, head, uniform, query+value, mlp, adalora, eva, random, shuffled, "
         "top-gradient, gradient-init, uniform-rslora, search, search-10x, no-race, or a candidate's name",
     )
-    learning_rates: Numbers = Field(default={}, description="learning rate of an arm by name, where it differs: full=5e-5,…")
+    learning_rates: Rates = Field(default={}, description="learning rate of an arm by name, where it differs: full=5e-5,…")
     seeds: Integers | None = Field(default=None, description="run every arm with each of these seeds; the one seed if not given")
     keep_checkpoints: bool = Field(default=False, description="keep the training checkpoints after the run has ended")

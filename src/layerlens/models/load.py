@@ -26,7 +26,7 @@ from layerlens.errors import CheckpointError, UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint
 from layerlens.models.compressed_checkpoint import CompressedCheckpoint
 from layerlens.models.foreign import one_line, quiet
-from layerlens.models.loaded_checks import causal_probe, check_causal, check_finite, few
+from layerlens.models.loaded_checks import check_decoder, check_finite, few
 from layerlens.models.quantised_base import check_library, densify_, not_planned, plain_tensors, quantization_config, settle_
 from layerlens.models.roles import describe_layers
 from layerlens.models.tree import find_head, is_under
@@ -108,9 +108,7 @@ def load_task_model(
             densify_(model, find_head(model))
         check_finite(checkpoint, dict(plain_tensors(model.state_dict())))
         if task.kind is TaskKind.CAUSAL_LM:
-            tokens = causal_probe()
-            with torch.no_grad():
-                check_causal(checkpoint, model, model(**tokens).logits)
+            check_decoder(checkpoint, model)
     return TaskModel(model=model, new_parameters=new, checkpoint=checkpoint, base_format=base_format)
 
 
@@ -256,6 +254,7 @@ def _from_pretrained(
     auto = _auto_class(checkpoint, kind, config)
     # With a state dict transformers wants no folder, and then only the class itself takes the call.
     loader = auto if state is None else auto._model_mapping[type(config)]
+    renamed = _renamed_body(checkpoint, config, auto._model_mapping[type(config)])
     try:
         model, report = loader.from_pretrained(
             checkpoint.folder if state is None else None,
@@ -267,7 +266,7 @@ def _from_pretrained(
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            key_mapping=_renamed_body(checkpoint, config, auto._model_mapping[type(config)]),
+            key_mapping=renamed,
             **options,
         )
     except ImportError as error:
@@ -276,6 +275,9 @@ def _from_pretrained(
         raise CheckpointError(
             f"transformers cannot load {checkpoint.folder} ({one_line(error)}); its weights and its config.json do not fit"
         ) from error
+    if renamed is not None:
+        # transformers would take the renaming back in what it saves, and load that as random weights.
+        vars(model).pop("_weight_conversions", None)
     return model, report
 
 

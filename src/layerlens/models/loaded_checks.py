@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from layerlens.errors import CheckpointError, UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint
@@ -26,6 +27,13 @@ def causal_probe() -> dict[str, Tensor]:
     """Inputs of two samples that differ in their later tokens only."""
     tokens = torch.tensor([[0, 0, 0], [0, 1, 2]])
     return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+def check_decoder(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
+    """Raise if a language model sees the tokens that it should predict; it is probed on the device that it is on."""
+    tokens = {name: values.to(model.device) for name, values in causal_probe().items()}
+    with torch.no_grad():
+        check_causal(checkpoint, model, model(**tokens).logits)
 
 
 def check_causal(checkpoint: Checkpoint, model: nn.Module, output: Tensor) -> None:

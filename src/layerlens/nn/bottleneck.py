@@ -44,6 +44,7 @@ class Bottleneck(nn.Module):
         self.down_bias = nn.Parameter(torch.zeros(size, device=device))
         self.up = nn.Parameter(torch.zeros(features, size, device=device))
         self.up_bias = nn.Parameter(torch.zeros(features, device=device))
+        self.is_on = True
 
     def forward(self, hidden: Float[Tensor, "*axes features"]) -> Float[Tensor, "*axes features"]:
         """The sublayer's output with what the adapter adds; in the type of `hidden`."""
@@ -63,4 +64,5 @@ class Bottleneck(nn.Module):
 
 
 def _pass_on(layer: nn.Module, _: tuple[Any, ...], output: Tensor) -> Tensor:
-    return layer.get_submodule(BOTTLENECK)(output)
+    bottleneck = layer.get_submodule(BOTTLENECK)
+    return bottleneck(output) if bottleneck.is_on else output

@@ -48,6 +48,7 @@ class Prefix(nn.Module):
         keys = torch.empty(tokens, kv_features).uniform_(-KEY_BOUND, KEY_BOUND, generator=generator)
         self.keys = nn.Parameter(keys.to(device))
         self.values = nn.Parameter(torch.zeros(tokens, kv_features, device=device))
+        self.is_on = True
         self.num_uses = 0
 
     def forward(
@@ -99,9 +100,9 @@ class Prefix(nn.Module):
 
 
 def prefix_of(attention: nn.Module) -> Prefix | None:
-    """The prefix of an attention; none where it has none."""
+    """The prefix of an attention; none where it has none, or one that is switched off."""
     found = attention._modules.get(PREFIX)
-    return found if isinstance(found, Prefix) else None
+    return found if isinstance(found, Prefix) and found.is_on else None
 
 
 def with_prefix_columns(

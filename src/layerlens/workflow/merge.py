@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import PreTrainedModel
 
 from layerlens.adapting.load import adapter_in, base_checkpoint, load_adapted, open_adapter
 from layerlens.compressing.tensor_files import new_folder
 from layerlens.compressing.write_folder import copy_other_files
 from layerlens.config import BaseFormat, output_path
-from layerlens.errors import ConfigError, ManifestError
+from layerlens.errors import CheckpointError, ConfigError, ManifestError
 from layerlens.models.compressed_checkpoint import CompressedCheckpoint
+from layerlens.models.foreign import quiet
+from layerlens.models.loaded_checks import few
 from layerlens.progress import SILENT, Progress
 
 #: Types that a checkpoint may be written in.
@@ -61,7 +64,7 @@ def merge(
         ConfigError: the adapter holds bottlenecks or prefixes, the base is quantised, the type is not known, or `out` cannot be
             written.
         ManifestError: no adapter, a damaged one, or one of another base.
-        CheckpointError: the base is not there.
+        CheckpointError: the base is not there, or what was written would not load whole.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype: unknown type {dtype}; there are {', '.join(DTYPES)}")
@@ -89,5 +92,19 @@ def merge(
     merged: PreTrainedModel = load_adapted(found, model).merge_and_unload(safe_merge=True)
     with new_folder(target, base.folder) as staged:
         merged.to(DTYPES[dtype]).save_pretrained(staged)
+        _check_whole(merged, staged)
         copy_other_files(base.folder, staged)
     return MergeResult(target, sum(path.stat().st_size for path in target.glob("*.safetensors")), dtype)
+
+
+def _check_whole(model: PreTrainedModel, folder: Path) -> None:
+    """Raise where transformers would fill a part of the model with random numbers when it loads the folder."""
+    with quiet():
+        # On the meta device names and shapes are matched, and nothing is held.
+        _, report = type(model).from_pretrained(folder, device_map="meta", local_files_only=True, output_loading_info=True)
+    lost = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+    if lost:
+        raise CheckpointError(
+            f"transformers {transformers.__version__} would not find {few(lost)} of the merged {type(model).__name__} again; use "
+            "the adapter unmerged with layerlens.load_adapted, and report this"
+        )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from layerlens.adapting.arms import ArmName, run_arm, why_refused
+from layerlens.adapting.finetune import is_claimed
+from layerlens.adapting.load import PLAN_FILE
 from layerlens.adapting.order import num_tuning_steps
 from layerlens.adapting.save import ADAPTER_FOLDER
 from layerlens.adapting.tune import tune as run_tune
@@ -16,12 +18,12 @@ from layerlens.artifacts.store import write_json
 from layerlens.artifacts.versions import installed_versions
 from layerlens.config import BaseFormat, RaceConfig, TrainingConfig, TuneConfig, output_path
 from layerlens.data.dataset import LoadedData
-from layerlens.errors import ConfigError, DataError
+from layerlens.errors import ConfigError, DataError, ManifestError
 from layerlens.evaluation.run import make_evaluation
 from layerlens.progress import SILENT, Progress
 from layerlens.words import BudgetName
 from layerlens.workflow.machine import machine_kind
-from layerlens.workflow.open import Opened, open_data, open_plan_model
+from layerlens.workflow.open import Opened, check_race, open_data, open_plan_model
 from layerlens.workflow.race import race
 
 EVALUATION_FILE = "evaluation.json"
@@ -66,21 +68,25 @@ def tune(
         Where the adapter lies, and every arm's measured scores.
 
     Raises:
-        LayerLensError: the plan, the model, the data or an option is not what it should be.
+        LayerLensError: the plan, the model, the data or an option is not what it should be, or the folder holds what another
+            run or a person has put there.
     """
     config = config or TuneConfig()
     path, folder = Path(plan), output_path(out)
     loaded = load_plan(path)
     _check_arms(config, path, loaded)
+    _check_folder(folder, path, loaded, config)
     opened = open_plan_model(loaded, data, config, has_eval_data=config.eval_data is not None)
+    _check_checkpointing(opened, config)
+    check_race(loaded, opened.data, has_eval_data=config.eval_data is not None)
     evaluated = _evaluation_samples(opened, config)
     if dry_run:
         return TuneResult(folder / ADAPTER_FOLDER, None, facts=_facts(loaded, opened, evaluated, config))
     if loaded.race is None and not no_race:
         loaded = race(path, data, race_config or _race_config(config), progress=progress, opened=opened).plan
     arms = _run_arms(loaded, path, opened, evaluated, config, folder, progress)
-    if (folder / "plan.json").resolve() != path.resolve():
-        save_plan(folder / "plan.json", loaded)
+    if (folder / PLAN_FILE).resolve() != path.resolve():
+        save_plan(folder / PLAN_FILE, loaded)
     evaluation = make_evaluation(
         with_time_ratios(arms, predicted_times(loaded, path, config)),
         evaluated[0],
@@ -104,23 +110,31 @@ def _run_arms(
     progress: Progress,
 ) -> list[Arm]:
     """Train the plan and every arm beside it from each seed; what an earlier run finished is read."""
-    seeds = config.seeds or [config.seed]
     candidates = load_candidates(path) if config.compare else {}
     arms = []
-    for number, seed in enumerate(seeds):
-        for name in dict.fromkeys([ArmName.LAYERLENS.value, *config.compare]):
-            is_main = name == ArmName.LAYERLENS and number == 0
-            rate = config.learning_rates.get(name, config.learning_rate)
-            settings = config.model_copy(
-                update={"seed": seed, "learning_rate": rate, "seeds": None, "compare": [], "learning_rates": {}}
-            )
-            place = folder if is_main else folder / "arms" / f"{name}-seed{seed}"
-            parts = (opened.task_model, opened.data, opened.part, evaluated, settings)
-            if name in list(ArmName):
-                arms.append(run_arm(name, plan, candidates, *parts, out=place, progress=progress))
-            else:
-                arms.append(run_tune(candidates[name], *parts, out=place, name=name, progress=progress))
+    for name, seed, place in _places(folder, config):
+        rate = config.learning_rates.get(name, config.learning_rate)
+        settings = config.model_copy(
+            update={"seed": seed, "learning_rate": rate, "seeds": None, "compare": [], "learning_rates": {}}
+        )
+        parts = (opened.task_model, opened.data, opened.part, evaluated, settings)
+        if name in list(ArmName):
+            arms.append(run_arm(name, plan, candidates, *parts, out=place, progress=progress))
+        else:
+            arms.append(run_tune(candidates[name], *parts, out=place, name=name, progress=progress))
     return arms
+
+
+def _places(folder: Path, config: TuneConfig) -> Iterator[tuple[str, int, Path]]:
+    """Name, seed and folder of every arm in the order that they run; the plan's own, from the first seed, is the run's."""
+    for number, seed in enumerate(config.seeds or [config.seed]):
+        for name in _arm_names(config):
+            is_main = name == ArmName.LAYERLENS and number == 0
+            yield name, seed, folder if is_main else folder / "arms" / f"{name}-seed{seed}"
+
+
+def _arm_names(config: TuneConfig) -> list[str]:
+    return list(dict.fromkeys([ArmName.LAYERLENS.value, *config.compare]))
 
 
 def predicted_times(plan: Plan, path: Path, config: TuneConfig) -> dict[str, float]:
@@ -139,6 +153,9 @@ def predicted_times(plan: Plan, path: Path, config: TuneConfig) -> dict[str, flo
 
 
 def _check_arms(config: TuneConfig, path: Path, plan: Plan) -> None:
+    names = _arm_names(config)
+    if idle := [name for name in config.learning_rates if name not in names]:
+        raise ConfigError(f"--learning-rates: no arm {', '.join(idle)} is run here; there are {', '.join(names)}")
     if ArmName.FULL in config.compare and _base_of(config) is not None:
         raise ConfigError(
             f"--compare full: a base in {_base_of(config)} cannot be trained as a whole; leave full out, or measure it over the "
@@ -155,14 +172,56 @@ def _check_arms(config: TuneConfig, path: Path, plan: Plan) -> None:
             raise ConfigError(f"--compare: unknown arm {', '.join(foreign)}; there are {known}")
 
 
+def _check_folder(folder: Path, path: Path, plan: Plan, config: TuneConfig) -> None:
+    """Raise before anything is trained where a run would write over what is not its own; see `is_claimed` for what is."""
+    made = [place / ADAPTER_FOLDER for _, _, place in _places(folder, config) if not is_claimed(place)]
+    if not is_claimed(folder):
+        made.append(folder / EVALUATION_FILE)
+    faults = [f"{found} is not of this run" for found in made if found.exists()]
+    target = folder / PLAN_FILE
+    if target.exists() and target.resolve() != path.resolve() and not _holds(target, plan):
+        faults.append(f"{target} is another plan than {path}")
+    if faults:
+        raise ConfigError(f"{'; '.join(faults)}; choose another output folder or remove what is there")
+
+
+def _holds(path: Path, plan: Plan) -> bool:
+    try:
+        return load_plan(path) == plan
+    except ManifestError:
+        return False
+
+
+def _check_checkpointing(opened: Opened, config: TuneConfig) -> None:
+    model = opened.task_model.model
+    if config.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise ConfigError(f"--gradient-checkpointing: a {type(model).__name__} does not support it; leave it out")
+
+
 def _evaluation_samples(opened: Opened, config: TrainingConfig) -> tuple[LoadedData, Sequence[int]]:
-    """The samples of the final evaluation: all of `eval_data`, else the test part that nothing else touches."""
+    """The samples of the final evaluation: the test split of `eval_data` or all of them, else the test part of the data.
+
+    Raises:
+        DataError: there are none, or they are those that are trained on.
+    """
     if config.eval_data is None:
         return opened.data, opened.part.test
     data = open_data(opened.checkpoint, config.eval_data, config, opened.data.task.info)
     if not len(data.examples):
         raise DataError(f"{config.eval_data} holds no samples to evaluate on; give another --eval-data")
+    if tests := [index for index, split in enumerate(data.splits or []) if split == "test"]:
+        return data, tests
+    if _is_same_source(data.id, opened.data.id):
+        raise DataError(
+            f"--eval-data {data.id} is what is trained on and has no test split; leave --eval-data out for a seeded split"
+        )
     return data, range(len(data.examples))
+
+
+def _is_same_source(first: str, second: str) -> bool:
+    """Whether two names of data sets are one set's: the same name, or two paths of one file or folder."""
+    paths = [Path(name).expanduser() for name in (first, second)]
+    return first == second or (all(path.exists() for path in paths) and paths[0].samefile(paths[1]))
 
 
 def _base_of(config: TrainingConfig) -> str | None:

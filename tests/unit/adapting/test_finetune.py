@@ -1,16 +1,18 @@
-"""Which records of a run are this run's: those of its own arithmetic, and those too old to tell theirs."""
+"""Which records of a run are this run's, those too old to tell included; and what is left of one that fails."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from layerlens.adapting import precision
 from layerlens.adapting.tune import tune
+from layerlens.artifacts.store import working_alone
 from layerlens.config import Precision
-from layerlens.errors import ConfigError
+from layerlens.errors import ConfigError, NotFiniteError
 from tests.unit.adapting.test_tune import QUICK, StopAfter, made
 
 
@@ -44,11 +46,52 @@ def test_a_stopped_run_of_an_older_version_goes_on(tmp_path: Path) -> None:
     assert any("resumed from" in note for note in notes.notes)
 
 
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    task_model, data, part, plan = made("bert", tmp_path / "base")
+    evaluation, checkpoints = (data, part.test), tmp_path / "out" / "checkpoints"
+    with pytest.raises(KeyboardInterrupt):
+        tune(plan, task_model, data, part, evaluation, QUICK, out=tmp_path / "out", progress=StopAfter(3))
+    half = checkpoints / "checkpoint-4"
+    half.mkdir()
+    with working_alone(checkpoints), pytest.raises(ConfigError, match="another process is working in"):
+        tune(plan, task_model, data, part, evaluation, QUICK, out=tmp_path / "out")
+    # What the other one is writing is not taken for a checkpoint that was cut short.
+    assert half.exists()
+
+
+def test_divergence_in_the_last_update_leaves_no_adapter(tmp_path: Path) -> None:
+    task_model, data, part, plan = made("bert", tmp_path / "base")
+    config = QUICK.model_copy(update={"learning_rate": 1e37, "max_steps": 1})
+    with pytest.raises(NotFiniteError, match=r"diverged: after step 1 with learning rate 1e\+37 .* not finite; .* use a lower"):
+        tune(plan, task_model, data, part, (data, part.test), config, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_stops_before_its_first_checkpoint_gives_the_folder_up(tmp_path: Path) -> None:
+    task_model, data, part, plan = made("bert", tmp_path / "base")
+    with pytest.raises(KeyboardInterrupt):
+        tune(plan, task_model, data, part, (data, part.test), QUICK, out=tmp_path / "out", progress=StopAfter(1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_adapter_was_removed_is_done_again(tmp_path: Path) -> None:
+    task_model, data, part, plan = made("bert", tmp_path / "base")
+    adapter = tmp_path / "out" / "adapter"
+    for _ in range(2):
+        tune(plan, task_model, data, part, (data, part.test), QUICK, out=tmp_path / "out")
+        content = {path.name: path.read_bytes() for path in adapter.iterdir()}
+        shutil.rmtree(adapter)
+    tune(plan, task_model, data, part, (data, part.test), QUICK, out=tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in adapter.iterdir()} == content
+
+
 def forget_arithmetic(path: Path, *keys: str) -> None:
-    """Make a record what versions wrote that did not know the arithmetic of a run."""
+    """Make a record what versions wrote that knew neither the arithmetic of a run nor all of its samples."""
     content = json.loads(path.read_text())
     record = content
     for key in keys:
         record = record[key]
     del record["arithmetic"]
+    for part in ("training", "evaluation"):
+        del record[part]["source"]
     path.write_text(json.dumps(content))

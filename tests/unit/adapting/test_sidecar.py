@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, LlamaForQuestionAnswering, PreTrainedModel
 
 import layerlens
 from layerlens.adapting.attach import attached
@@ -26,7 +27,7 @@ from layerlens.errors import CheckpointError, ConfigError, ManifestError
 from layerlens.models.load import AUTO_CLASSES
 from layerlens.words import Method, TaskKind
 from tests.unit.adapting.mixed_plans import PREFIX_FAMILIES, inputs_of, logits_of, mixed_plan, randomise_
-from tests.unit.adapting.plans import EVERY_FAMILY, kind_of, tiny_task_model
+from tests.unit.adapting.plans import EVERY_FAMILY, kind_of, make_plan, tiny_task_model
 
 KIND = TaskKind.CLASSIFICATION
 ALL = (Method.LORA, Method.ADAPTER, Method.PREFIX)
@@ -73,14 +74,28 @@ def test_it_loads_on_a_model_in_memory_and_on_a_base_that_was_moved(tmp_path: Pa
         load_adapted(folder)
 
 
-def test_a_loaded_adapter_trains_nothing_and_loads_once(tmp_path: Path) -> None:
-    folder, _ = saved(tmp_path)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+def test_a_mixed_adapter_switched_off_leaves_the_base_alone(family: str, tmp_path: Path) -> None:
+    (folder, logits), kind = saved(tmp_path, family), kind_of(family)
+    model = base_of(tmp_path / "base", kind)
+    alone = logits_of(model, kind)
+    adapted = load_adapted(folder, model)
+    with adapted.disable_adapter():
+        assert torch.equal(logits_of(adapted, kind), alone)
+    assert torch.equal(logits_of(adapted, kind), logits)
+
+
+@pytest.mark.parametrize("methods", [ALL, (Method.LORA,), ()])
+def test_a_loaded_adapter_trains_nothing_and_loads_once(methods: tuple[Method, ...], tmp_path: Path) -> None:
+    folder, _ = saved(tmp_path, methods=methods)
     model = base_of(tmp_path / "base")
     adapted = load_adapted(folder, model)
     assert not any(parameter.requires_grad for name, parameter in adapted.named_parameters() if "layerlens" in name)
     assert not adapted.training
-    with pytest.raises(ManifestError, match="already carries"):
+    with pytest.raises(ManifestError, match="already carries an adapter; load it anew"):
         load_adapted(folder, model)
+    with pytest.raises(ConfigError, match=r"a PeftModel\w* is no base model"):
+        load_adapted(folder, adapted)
 
 
 @pytest.mark.parametrize("methods", [ALL, (Method.LORA,)])
@@ -126,9 +141,13 @@ def test_an_adapter_of_lora_alone_is_a_plain_peft_folder(tmp_path: Path) -> None
     with peft_warnings_hidden():
         plain = PeftModel.from_pretrained(base_of(tmp_path / "base"), folder)
     assert torch.equal(logits_of(plain, KIND), logits)
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+    weights = folder / "adapter_model.safetensors"
+    with safe_open(weights, framework="pt") as file:
         assert len(file.metadata()["base_model_sha256"]) == 64
-    # Nothing in it tells the task, so the model or the plan must.
+    # It tells its task, wherever it lies.
+    assert torch.equal(logits_of(load_adapted(shutil.copytree(folder, tmp_path / "elsewhere")), KIND), logits)
+    # What PEFT itself has written tells none, so the model or the plan must.
+    save_file(load_file(weights), weights, metadata={"format": "pt"})
     assert torch.equal(logits_of(load_adapted(folder, base_of(tmp_path / "base")), KIND), logits)
     with pytest.raises(ConfigError, match="tells its task; load the base model for it"):
         load_adapted(folder)
@@ -199,6 +218,43 @@ def test_a_base_that_was_changed_in_memory_is_refused_and_one_that_was_cast_is_n
         load_adapted(folder, model)
     half = load_adapted(folder, base_of(tmp_path / "base").to(torch.bfloat16))
     torch.testing.assert_close(logits_of(half, KIND).float(), logits, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "expected"),
+    [
+        # The files of this family call their tensors otherwise than the model does.
+        ("vit", lambda model: model.vit.layers[1].mlp.fc1.weight[3].add_(1e-3), r"any more, vit\.layers\.1\.\S+ differs"),
+        (
+            "bert",
+            lambda model: model.resize_token_embeddings(210),
+            r"holds nothing that this Bert\S+ could have bert\.embeddings",
+        ),
+    ],
+)
+def test_a_matrix_without_a_counterpart_of_its_name_is_compared_all_the_same(
+    family: str, change: Callable[[PreTrainedModel], object], expected: str, tmp_path: Path
+) -> None:
+    folder, _ = saved(tmp_path, family, (Method.LORA,))
+    model = base_of(tmp_path / "base", kind_of(family))
+    with torch.no_grad():
+        change(model)
+    with pytest.raises(ManifestError, match=expected):
+        load_adapted(folder, model)
+
+
+def test_a_body_that_transformers_has_drawn_is_refused(tmp_path: Path) -> None:
+    task_model = tiny_task_model("llama", tmp_path / "base", TaskKind.QUESTION_ANSWERING)
+    plan = make_plan(task_model, TaskKind.QUESTION_ANSWERING, 2)
+    with attached(task_model.model, plan, seed=0) as adapted:
+        save_adapter(tmp_path / "adapter", adapted, plan, task_model)
+    # Left to itself, transformers looks for the body under another name than it is stored, and draws it.
+    drawn = LlamaForQuestionAnswering.from_pretrained(tmp_path / "base")
+    with pytest.raises(ManifestError, match=r"embed_tokens\.weight differs; load it anew, or give that place instead"):
+        load_adapted(tmp_path / "adapter", drawn)
+    assert load_adapted(tmp_path / "adapter", tmp_path / "base") is not None
+    renamed = LlamaForQuestionAnswering.from_pretrained(tmp_path / "base", key_mapping={r"^model\.": "transformer."})
+    assert load_adapted(tmp_path / "adapter", renamed) is not None
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

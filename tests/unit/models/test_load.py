@@ -15,7 +15,9 @@ from layerlens.artifacts.profile import TaskInfo
 from layerlens.errors import CheckpointError, UnsupportedModelError
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.models.load import TaskModel, load_processor, load_task_model
+from layerlens.models.loaded_checks import check_decoder
 from layerlens.words import TaskKind
+from tests.strict_device import STRICT, strict_device
 from tests.tiny_models import FAMILIES, save_tiny
 
 TEXT_FAMILIES = sorted(set(FAMILIES) - {"vit"})
@@ -210,6 +212,12 @@ def test_an_encoder_with_an_output_layer_is_no_causal_language_model(tmp_path: P
     transformers.BertForMaskedLM.from_pretrained(tmp_path).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError, match="sees the tokens it should predict"):
         load(tmp_path, TaskKind.CAUSAL_LM)
+
+
+def test_a_language_model_is_probed_on_its_own_device(tmp_path: Path) -> None:
+    loaded = load(save_tiny("llama", tmp_path), TaskKind.CAUSAL_LM)
+    with strict_device():
+        check_decoder(loaded.checkpoint, loaded.model.to(STRICT))
 
 
 def test_a_task_that_the_family_has_not_is_an_error(tmp_path: Path) -> None:

@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import layerlens
 from layerlens import cli
+from layerlens.adapting.attach import attached
+from layerlens.adapting.save import save_adapter
 from layerlens.artifacts.plan import save_plan
-from layerlens.errors import ConfigError, ManifestError
+from layerlens.errors import CheckpointError, ConfigError, ManifestError
 from layerlens.models.load import AUTO_CLASSES
-from layerlens.words import Method
-from layerlens.workflow.merge import merge
-from tests.unit.adapting.mixed_plans import logits_of, mixed_plan
-from tests.unit.adapting.plans import EVERY_FAMILY, kind_of, tiny_task_model
+from layerlens.words import Method, TaskKind
+from layerlens.workflow.merge import _check_whole, merge
+from tests.unit.adapting.mixed_plans import inputs_of, logits_of, mixed_plan, randomise_
+from tests.unit.adapting.plans import EVERY_FAMILY, kind_of, make_plan, tiny_task_model
 from tests.unit.adapting.test_sidecar import base_of, saved
 
 
@@ -33,6 +36,26 @@ def test_a_merged_model_loads_without_any_adapter_and_has_the_same_logits(family
     assert not torch.allclose(logits, base, atol=1e-2)
     assert {"config.json", "model.safetensors"} <= {path.name for path in out.iterdir()}
     assert (out / "tokenizer.json").exists() or (out / "preprocessor_config.json").exists()
+
+
+def test_a_body_that_was_renamed_on_loading_is_found_again(tmp_path: Path) -> None:
+    kind = TaskKind.QUESTION_ANSWERING
+    task_model = tiny_task_model("llama", tmp_path / "base", kind)
+    plan = make_plan(task_model, kind, 2)
+    with attached(task_model.model, plan, seed=0) as adapted, torch.no_grad():
+        randomise_(adapted)
+        save_adapter(tmp_path / "adapter", adapted, plan, task_model)
+        expected = adapted.eval()(**inputs_of(kind))
+    merged = transformers.AutoModelForQuestionAnswering.from_pretrained(merge(tmp_path / "adapter", tmp_path / "merged").folder)
+    with torch.no_grad():
+        found = merged.eval()(**inputs_of(kind))
+    torch.testing.assert_close(found.start_logits, expected.start_logits, rtol=1e-4, atol=1e-4)
+    # Had a part been lost, it would have been told.
+    weights = tmp_path / "merged" / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor for name, tensor in tensors.items() if "layers.1.mlp.down" not in name}, weights, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"not find transformer\.layers\.1\.mlp\.down_proj\.weight of the merged Llama"):
+        _check_whole(merged, tmp_path / "merged")
 
 
 def test_bottlenecks_and_prefixes_are_not_merged_away(tmp_path: Path) -> None:

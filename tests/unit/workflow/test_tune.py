@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import transformers
 
+from layerlens.adapting.load import load_adapted
 from layerlens.artifacts.plan import Budget, Plan, candidates_folder, save_plan
-from layerlens.config import TuneConfig
-from layerlens.errors import ConfigError
+from layerlens.config import Precision, TuneConfig
+from layerlens.errors import ConfigError, DataError
+from layerlens.models.checkpoint import open_checkpoint
+from layerlens.models.load import load_task_model
 from layerlens.words import BudgetName, TaskKind
+from layerlens.workflow.merge import merge
 from layerlens.workflow.tune import predicted_times, tune
-from tests.unit.adapting.plans import make_plan, tiny_task_model
+from tests.tiny_models import WORDS, save_tokenizer
+from tests.unit.adapting.plans import info_of, make_plan, tiny_task_model
 from tests.unit.reporting import artifacts
+
+QUICK = TuneConfig(max_steps=2, batch_size=4, max_length=16, precision=Precision.FP32, fit_head=False)
 
 
 def timed(name: str, spent: float, **changes: object) -> Plan:
@@ -48,3 +58,92 @@ def test_arms_that_cannot_be_run_are_refused_together_before_the_data_are_opened
     with pytest.raises(ConfigError, match=r"^--compare head: .*; leave head out; --compare adalora: .*; leave adalora out"):
         tune(path, "no such data", tmp_path / "out", config)
     assert not (tmp_path / "out").exists()
+
+
+def written_plan(folder: Path, kind: TaskKind = TaskKind.CLASSIFICATION, family: str = "bert", **task: object) -> Path:
+    """A plan of a tiny model with three classes, the model beside it."""
+    plan = make_plan(tiny_task_model(family, folder / "model", kind), kind, 2)
+    save_plan(folder / "plan.json", plan.model_copy(update={"task": plan.task.model_copy(update=task)}))
+    return folder / "plan.json"
+
+
+def table(path: Path, rows: int) -> Path:
+    """Texts of those three classes."""
+    words = np.random.default_rng(0).choice(WORDS, (rows, 6))
+    path.write_text("\n".join(["text,label", *(f"{' '.join(row)},c{number % 3}" for number, row in enumerate(words))]))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "rate", "expected"),
+    [(["full"], "unifrom", "no arm unifrom is run here; there are layerlens, full"), ([], "full", "no arm full is run here")],
+)
+def test_the_rate_of_an_arm_that_is_not_run_is_refused(names: list[str], rate: str, expected: str, tmp_path: Path) -> None:
+    config = QUICK.model_copy(update={"compare": names, "learning_rates": {rate: 1e-9}})
+    with pytest.raises(ConfigError, match=expected):
+        tune(written_plan(tmp_path), "no such data", tmp_path / "out", config)
+
+
+@pytest.mark.parametrize("name", ["adapter", "evaluation.json", "arms/layerlens-seed1/adapter", "plan.json"])
+def test_what_another_run_or_a_person_has_put_in_the_folder_is_refused(name: str, tmp_path: Path) -> None:
+    path, out = written_plan(tmp_path), tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    config = QUICK.model_copy(update={"seeds": [0, 1]})
+    with pytest.raises(ConfigError, match=rf"{name} is (not of this run|another plan than .*); choose another output folder"):
+        tune(path, "no such data", out, config, no_race=True)
+    assert [found.read_text() for found in out.rglob("*") if found.is_file()] == ["mine"]
+
+
+def test_a_run_is_taken_up_again_and_grows_in_its_folder_and_every_adapter_of_it_opens(tmp_path: Path) -> None:
+    path, out, data = written_plan(tmp_path), tmp_path / "out", str(table(tmp_path / "data.csv", rows=40))
+    shutil.copy(path, tmp_path / "given.json")
+    grown = QUICK.model_copy(update={"seeds": [0, 1]})
+    for config in (QUICK, QUICK, grown):
+        result = tune(tmp_path / "given.json", data, out, config, no_race=True)
+        assert result.evaluation is not None
+    assert [arm.seed for arm in result.evaluation.arms] == [0, 1]
+    assert load_adapted(out / "arms" / "layerlens-seed1").peft_config["default"].r == 2
+    assert merge(out / "arms" / "layerlens-seed1", tmp_path / "merged").size_bytes > 0
+    # The folder holds another plan than what is to be trained now.
+    assert tune(out / "plan.json", data, out, QUICK, no_race=True).evaluation is not None
+    shutil.rmtree(out / "arms")
+    plan = make_plan(tiny_task_model("bert", tmp_path / "model", TaskKind.CLASSIFICATION), TaskKind.CLASSIFICATION, 3)
+    save_plan(path, plan)
+    with pytest.raises(ConfigError, match=r"out/plan\.json is another plan than"):
+        tune(path, data, out, QUICK, no_race=True)
+
+
+def test_gradient_checkpointing_that_a_model_does_not_know_is_refused_and_nothing_is_claimed(tmp_path: Path) -> None:
+    config = transformers.OpenAIGPTConfig(vocab_size=200, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    transformers.OpenAIGPTLMHeadModel(config).save_pretrained(tmp_path / "model")
+    save_tokenizer(tmp_path / "model", is_decoder=True)
+    kind, text = TaskKind.CAUSAL_LM, tmp_path / "text.txt"
+    task_model = load_task_model(open_checkpoint(str(tmp_path / "model")), info_of(kind), seed=0)
+    save_plan(tmp_path / "plan.json", make_plan(task_model, kind, 2))
+    text.write_text(" ".join(np.random.default_rng(0).choice(WORDS, 1200)))
+    asked = QUICK.model_copy(update={"gradient_checkpointing": True})
+    with pytest.raises(ConfigError, match="--gradient-checkpointing: a OpenAIGPTLMHeadModel does not support it"):
+        tune(tmp_path / "plan.json", str(text), tmp_path / "out", asked, no_race=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_without_a_test_split_do_not_evaluate_what_they_have_trained(tmp_path: Path) -> None:
+    path, data = written_plan(tmp_path), table(tmp_path / "data.csv", rows=40)
+    (tmp_path / "same.csv").symlink_to(data)
+    for other in (data, tmp_path / "same.csv"):
+        config = QUICK.model_copy(update={"eval_data": str(other)})
+        with pytest.raises(DataError, match="is what is trained on and has no test split; leave --eval-data out"):
+            tune(path, str(data), tmp_path / "out", config, no_race=True)
+    config = QUICK.model_copy(update={"eval_data": str(table(tmp_path / "other.csv", rows=24))})
+    assert tune(path, str(data), tmp_path / "out", config, dry_run=True).facts["evaluate"].startswith("24 samples")
+
+
+def test_of_evaluation_data_with_splits_the_test_split_is_taken(tmp_path: Path) -> None:
+    generator, parts = np.random.default_rng(0), {"train": 20, "validation": 6, "test": 9}
+    images = {f"{name}_x": generator.integers(0, 255, (num, 16, 16, 3), dtype=np.uint8) for name, num in parts.items()}
+    np.savez(tmp_path / "img.npz", **images, **{f"{name}_y": np.arange(num) % 3 for name, num in parts.items()})
+    path, data = written_plan(tmp_path, TaskKind.IMAGE_CLASSIFICATION, "vit", label_names=[*"012"]), str(tmp_path / "img.npz")
+    facts = tune(path, data, tmp_path / "out", QUICK.model_copy(update={"eval_data": data}), dry_run=True).facts
+    assert facts["evaluate"] == f"9 samples of {data}"
+    assert facts["train"].endswith("on 20 samples, 1 × 1 runs")
