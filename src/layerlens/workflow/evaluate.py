@@ -22,7 +22,7 @@ from layerlens.adapting.samples import choose
 from layerlens.adapting.tune import EVAL_SEED
 from layerlens.artifacts.compression_evaluation import CompressionEvaluation
 from layerlens.artifacts.evaluation import Arm, Evaluation
-from layerlens.artifacts.plan import Plan, load_plan
+from layerlens.artifacts.plan import load_plan
 from layerlens.artifacts.store import write_json
 from layerlens.artifacts.versions import installed_versions
 from layerlens.compressing.folder_config import is_compressed_folder
@@ -94,12 +94,12 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Model:
-    """A model that is to be scored: a plain one, or an adapter with its base and the plan beside it."""
+    """A model that is to be scored: a plain one, or an adapter with its base and the seed that shared out its samples."""
 
     name: str
     checkpoint: Checkpoint
     adapter: AdapterFolder | None = None
-    plan: Plan | None = None
+    split_seed: int | None = None
 
     @classmethod
     def of(cls, name: str) -> _Model:
@@ -107,7 +107,10 @@ class _Model:
         if folder is None:
             return cls(name, open_checkpoint(name))
         adapter, plan = open_adapter(folder), folder.parent / PLAN_FILE
-        return cls(name, base_checkpoint(adapter), adapter, load_plan(plan) if plan.exists() else None)
+        seed = adapter.trained_for.split_seed if adapter.trained_for is not None else None
+        if seed is None and plan.exists():
+            seed = load_plan(plan).metadata.seed
+        return cls(name, base_checkpoint(adapter), adapter, seed)
 
 
 def _opened_data(models: Sequence[_Model], data: str, config: EvaluateConfig) -> list[LoadedData]:
@@ -117,8 +120,8 @@ def _opened_data(models: Sequence[_Model], data: str, config: EvaluateConfig) ->
         told = None if model.adapter is None else told_task(model.adapter)
         first = opened[0].task.info if opened else None
         opened.append(open_data(model.checkpoint, data, config, told or first, keeps_head=model.adapter is None))
-        if model.plan is not None and _is_test_drawn(opened[-1]):
-            check_windows(model.plan.task, opened[-1], config.max_length)
+        if told is not None and _is_test_drawn(opened[-1]):
+            check_windows(told, opened[-1], config.max_length)
     return opened
 
 
@@ -130,14 +133,13 @@ def _indices(data: LoadedData, models: Sequence[_Model], config: EvaluateConfig)
     """
     indices: Sequence[int] = range(len(data.examples))
     if data.splits is not None:
-        plans = [model for model in models if model.plan is not None]
-        seeds = {model.plan.metadata.seed: model.name for model in plans if model.plan is not None} or {config.seed: ""}
+        seeds = {model.split_seed: model.name for model in models if model.split_seed is not None} or {config.seed: ""}
         parts = {seed: partition(len(data.examples), data.splits, seed=seed, has_eval_data=False).test for seed in seeds}
         indices = parts[next(iter(seeds))]
         if any(set(part) != set(indices) for part in parts.values()):
             told = ", ".join(f"{name} with seed {seed}" for seed, name in seeds.items())
             raise ConfigError(
-                f"the plans share out {data.id} differently ({told}), so that what tests one model may have trained the other; "
+                f"{data.id} was shared out differently ({told}), so that what tests one model may have trained the other; "
                 "give data that neither was tuned on"
             )
     return sorted(choose(indices, config.max_eval_samples, seed=EVAL_SEED))

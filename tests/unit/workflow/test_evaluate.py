@@ -13,6 +13,8 @@ import torch
 import transformers
 from PIL import Image
 
+from layerlens.adapting.attach import attached
+from layerlens.adapting.save import save_adapter
 from layerlens.artifacts.evaluation import Evaluation
 from layerlens.artifacts.plan import save_plan
 from layerlens.config import EvaluateConfig
@@ -24,7 +26,6 @@ from layerlens.workflow.evaluate import evaluate
 from tests.tiny_models import WORDS, save_tiny, save_tokenizer
 from tests.unit.adapting.mixed_plans import mixed_plan
 from tests.unit.adapting.plans import kind_of, tiny_task_model
-from tests.unit.adapting.test_sidecar import saved
 from tests.unit.workflow.compressions import write_text
 
 NAMES = ["early", "late", "never"]
@@ -111,11 +112,13 @@ def test_names_that_are_not_the_data_s_are_told(tmp_path: Path) -> None:
 
 def adapter(folder: Path, family: str, seed: int) -> Path:
     """A folder as `tune` leaves it, of a plan whose profile had this seed."""
-    saved(folder, family, (Method.LORA,))
     kind = kind_of(family)
-    plan = mixed_plan(tiny_task_model(family, folder / "base", kind), kind, (Method.LORA,))
-    metadata = plan.metadata.model_copy(update={"seed": seed})
-    save_plan(folder / "run" / "plan.json", plan.model_copy(update={"metadata": metadata}))
+    task_model = tiny_task_model(family, folder / "base", kind)
+    plan = mixed_plan(task_model, kind, (Method.LORA,))
+    plan = plan.model_copy(update={"metadata": plan.metadata.model_copy(update={"seed": seed})})
+    with attached(task_model.model, plan, seed=0) as adapted:
+        save_adapter(folder / "run" / "adapter", adapted, plan, task_model)
+    save_plan(folder / "run" / "plan.json", plan)
     return folder / "run"
 
 
@@ -148,14 +151,15 @@ def test_two_plans_are_scored_on_what_neither_has_trained_on(tmp_path: Path, mon
     seen = seen_indices(monkeypatch)
     scores(models[0], drawn, models[1])
     assert seen[0] == seen[1]
-    with pytest.raises(ConfigError, match=r"share out .*drawn differently \(.* with seed 0, .* with seed 1\)"):
+    # An arm's folder has no plan; its adapter knows the seed itself.
+    (models[2] / "plan.json").unlink()
+    with pytest.raises(ConfigError, match=r"drawn was shared out differently \(.* with seed 0, .* with seed 1\)"):
         scores(models[0], drawn, models[2])
-    # A test split of the source's own is nobody's to train on, whatever the seed; and an arm without a plan follows the other.
+    # A test split of the source's own is nobody's to train on, whatever the seed.
     fixed = image_folder(tmp_path / "fixed", "train", "validation", "test")
     scores(models[0], fixed, models[2])
-    (models[0] / "plan.json").unlink()
-    scores(models[0], drawn, models[2])
-    assert [seen[-4], seen[-2]] == [seen[-3], seen[-1]]
+    assert seen[-2] == seen[-1]
+    scores(models[2], drawn)
     assert seen[0] != seen[-1]
 
 
