@@ -21,6 +21,7 @@ from layerlens.artifacts.profile import (
     LayerProfile,
     Profile,
     ProxySettings,
+    StepMemory,
     TaskInfo,
     Timing,
 )
@@ -166,7 +167,8 @@ def _profile(shape: Shape, layers: list[LayerProfile]) -> Profile:
                 hidden_size=shape.hidden,
                 kv_features=shape.kv,
                 num_params=weights // shape.blocks,
-                activation_bytes_per_token=4.0 * (8 * shape.hidden + 2 * shape.inner + 2 * shape.heads * 128),
+                activation_bytes_per_token=4.0 * (8 * shape.hidden + 2 * shape.inner),
+                attention_bytes_per_token_pair=8.0 * shape.heads,
             )
             for block in range(shape.blocks)
         ],
@@ -183,6 +185,13 @@ def _profile(shape: Shape, layers: list[LayerProfile]) -> Profile:
             num_measured=len(layers),
         ),
         mean_length=56.5,
+        step_memory=StepMemory(
+            outside_bytes_per_sample=8.0 * shape.hidden,
+            outside_bytes_per_token=4.0 * shape.hidden,
+            working_bytes_per_token=4.0 * (2 * shape.hidden + 2 * shape.inner),
+            working_bytes_per_token_pair=4.0 * shape.heads,
+            is_padded=True,
+        ),
         base_loss=1.14,
         seed=0,
         config={},

@@ -90,7 +90,25 @@ class LayerProfile(LayerSpec):
 class BlockProfile(BlockSpec):
     """A block, and what its backward pass keeps when its own weights are frozen."""
 
-    activation_bytes_per_token: float = Field(ge=0, description="bytes autograd saves per token, weights frozen")
+    activation_bytes_per_token: float = Field(
+        ge=0, description="bytes its graph keeps per token in training, weights frozen, beside those per pair of tokens"
+    )
+    attention_bytes_per_token_pair: float | None = Field(
+        default=None,
+        ge=0,
+        description="bytes it keeps per pair of tokens of a sample, as attention weights; none in profiles of earlier "
+        "versions, whose bytes per token are those of evaluation mode at the mean length",
+    )
+
+
+class StepMemory(Frozen):
+    """What a training step takes beside weights, adapters, optimiser and what the blocks keep."""
+
+    outside_bytes_per_sample: float = Field(ge=0, description="kept by head and loss, with the gradients of the outputs")
+    outside_bytes_per_token: float = Field(ge=0, description="the same, by token: the logits of a language model above all")
+    working_bytes_per_token: float = Field(ge=0, description="taken by the passes of one block for a moment")
+    working_bytes_per_token_pair: float = Field(ge=0, description="the same, by pair of tokens of a sample")
+    is_padded: bool = Field(description="counted on samples with padding, and so with the masks that these take")
 
 
 class Profile(Frozen):
@@ -110,6 +128,7 @@ class Profile(Frozen):
     proxy: ProxySettings | None = None
     mean_length: float = Field(gt=0, description="tokens per sample without padding")
     base_loss: float = Field(description="mean loss of the frozen model on the samples, nats")
+    step_memory: StepMemory | None = Field(default=None, description="none in profiles of earlier versions")
     seed: int
     config: dict[str, Any] = Field(description="the ProfilingConfig that made it")
     command: str
@@ -126,7 +145,14 @@ class Profile(Frozen):
     @property
     def identity(self) -> str:
         """Hash of everything but the command, versions and warnings."""
-        return sha256_of_json(self.model_dump(mode="json", exclude={"command", "versions", "warnings"}))
+        told = self.model_dump(mode="json", exclude={"command", "versions", "warnings"})
+        # Profiles of earlier versions lack these, and keep the identity that their plans know them by.
+        if self.step_memory is None:
+            del told["step_memory"]
+        for block in told["blocks"]:
+            if block["attention_bytes_per_token_pair"] is None:
+                del block["attention_bytes_per_token_pair"]
+        return sha256_of_json(told)
 
 
 class BlockTiming(Frozen):

@@ -7,7 +7,9 @@ Per training step, P_l weights of layer l, width h, T tokens per sample, batch b
                     + 6 · params of each option                       its forward, and both its gradients
     bytes             4 · parameters of the model                     weights, float32
                     + head · (4 + optimizer_bytes)                    gradient and optimiser of the trained head
-                    + Σ_{blocks >= c} saved bytes per token · b T     what autograd keeps (measured)
+                    + Σ_{blocks >= c} b (saved T + pairs T²)          what autograd keeps (counted); pairs: attention weights
+                    + max(b (fixed + outside T),                      head and loss, with the outputs' gradients (counted)
+                          b (working T + working pairs T²))           what a block's passes take for a moment (counted)
                     + params · (8 + optimizer_bytes) + 4 b T r        of each option: itself, its inner activation
                     + 4 b T · in, once per shared input               the input that a weight gradient needs
     latency           Σ intercept_l + slope_l · r                     measured, one token, unmerged
@@ -17,6 +19,7 @@ Per training step, P_l weights of layer l, width h, T tokens per sample, batch b
                     + Σ_{blocks < c} forward / epochs                 what they give is computed once and kept
                     + Σ options + parameters trained · update         clipping and optimiser
 
+A prefix of r tokens keeps wider keys, values and attention weights in place of the last two (`_kept_by_prefix`).
 Embeddings and the head's FLOPs are left out of the first: they are the same in every plan. It is a step of the first
 epoch; later ones leave out the forward pass of the blocks below c. A layer outside the blocks counts as below all of
 them. What is kept of the blocks below c takes memory or disk beside the bytes (`kept_bytes_per_sample`).
@@ -31,12 +34,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from layerlens.artifacts.profile import BlockTiming, LatencyModel, Profile, Timing
+from layerlens.artifacts.profile import BlockProfile, BlockTiming, LatencyModel, Profile, Timing
 from layerlens.budget.knapsack import LARGEST_SUM
 from layerlens.budget.sites import PlanSite
 from layerlens.config import OptimizationConfig
 from layerlens.errors import ConfigError
-from layerlens.words import BudgetName, Method
+from layerlens.words import BudgetName, Method, Role
 
 #: Integer units per unit of `plan.json`: nanoseconds per millisecond, billionths of full fine-tuning's time.
 PER_MS, PER_RATIO = 10**6, 10**9
@@ -79,12 +82,14 @@ class CostModel:
         """What a site's option adds at each of some sizes, without the input it keeps."""
         size, params = np.array(sizes, dtype=np.int64), np.array([site.params(size) for size in sizes], dtype=np.int64)
         is_prefix = site.method is Method.PREFIX
-        inner = 0 if is_prefix else 2 if site.method is Method.ADAPTER else 1
+        if is_prefix:
+            inner = self._kept_by_prefix(site, size)
+        else:
+            inner = FLOAT_BYTES * self.batch_size * self.length * (2 if site.method is Method.ADAPTER else 1) * size
         costs = {
             BudgetName.TRAINABLE_PARAMS: params,
             BudgetName.FLOPS: 12 * size * self.profile.model.hidden_size if is_prefix else 6 * params,
-            BudgetName.VRAM_BYTES: params * (2 * FLOAT_BYTES + self.optimizer_bytes)
-            + FLOAT_BYTES * self.batch_size * self.length * inner * size,
+            BudgetName.VRAM_BYTES: params * (2 * FLOAT_BYTES + self.optimizer_bytes) + inner,
         }
         if self.timing is not None:
             added_ms = self._latency_ms(site, size, self.timing)
@@ -107,14 +112,14 @@ class CostModel:
         forward = sum(2 * layer.weight_params for layer in layers) + len(blocks) * 4 * self.length * width
         above = sum(2 * layer.weight_params for layer in layers if (layer.block or 0) >= cut)
         above += max(0, len(blocks) - cut) * 8 * self.length * width
-        saved = sum(block.activation_bytes_per_token for block in blocks if block.block >= cut)
+        saved = sum(self._saved(block) for block in blocks if block.block >= cut)
         model = self.profile.model
         costs = {
             BudgetName.TRAINABLE_PARAMS: 0,
             BudgetName.FLOPS: forward + above,
             BudgetName.VRAM_BYTES: FLOAT_BYTES * model.num_parameters
             + model.head_parameters * (FLOAT_BYTES + self.optimizer_bytes)
-            + math.ceil(saved * self.batch_size * self.length),
+            + math.ceil(self.batch_size * (saved + self._beside_saved())),
         }
         if self.timing is not None:
             timing = self.timing
@@ -144,9 +149,9 @@ class CostModel:
     def full(self) -> dict[BudgetName, float]:
         """What full fine-tuning costs: the share that a weighted cost is taken of where no budget is set."""
         weights = sum(layer.weight_params for layer in self.profile.layers)
-        model, tokens = self.profile.model, self.batch_size * self.length
+        model = self.profile.model
         attention = self.num_blocks * 12 * self.length * model.hidden_size
-        saved = sum(block.activation_bytes_per_token for block in self.profile.blocks) * tokens
+        saved = self.batch_size * (sum(map(self._saved, self.profile.blocks)) + self._beside_saved())
         costs = {
             BudgetName.TRAINABLE_PARAMS: float(model.num_parameters - model.head_parameters),
             BudgetName.FLOPS: float(6 * weights + attention),
@@ -156,6 +161,35 @@ class CostModel:
             costs[BudgetName.TIME_RATIO] = float(PER_RATIO)
             costs[BudgetName.LATENCY_MS] = sum(block.forward_seconds for block in self.timing.blocks) * 1e3 * PER_MS
         return costs
+
+    def _saved(self, block: BlockProfile) -> float:
+        """Bytes of a sample that autograd keeps of a block."""
+        return (block.activation_bytes_per_token + (block.attention_bytes_per_token_pair or 0.0) * self.length) * self.length
+
+    def _beside_saved(self) -> float:
+        """Bytes of a sample that a step takes beside what the blocks keep: outside them, or for a moment in one of them."""
+        memory = self.profile.step_memory
+        if memory is None:
+            return 0.0
+        outside = memory.outside_bytes_per_sample + memory.outside_bytes_per_token * self.length
+        working = (memory.working_bytes_per_token + memory.working_bytes_per_token_pair * self.length) * self.length
+        return max(outside, working)
+
+    def _kept_by_prefix(self, site: PlanSite, size: Int[np.ndarray, " sizes"]) -> Int[np.ndarray, " sizes"]:
+        """Bytes of prefixes' keys and values for every sample, of the attention weights over them, and of the masks they need.
+
+        A prefix needs a mask where its attention did without. Under a mask, heads that share keys and values get them
+        copied: [b heads (T + r) head_size] each, in place of [b kv_heads T head_size].
+        """
+        block = next(block for block in self.profile.blocks if block.block == site.block)
+        layers = [layer for layer in self.profile.layers if layer.block == site.block]
+        queries = max((layer.out_features for layer in layers if layer.role is Role.ATTENTION_QUERY), default=block.hidden_size)
+        width, memory = max(queries, block.kv_features), self.profile.step_memory
+        kept = self.batch_size * size * (2 * FLOAT_BYTES * width + self.length * (block.attention_bytes_per_token_pair or 0.0))
+        if memory is None or not memory.is_padded:
+            kept = kept + 2 * FLOAT_BYTES * self.batch_size * self.length * (width - block.kv_features)
+            kept = kept + FLOAT_BYTES * self.length * (self.length + size)
+        return np.ceil(kept).astype(np.int64)
 
     def _latency_ms(self, site: PlanSite, size: Int[np.ndarray, " sizes"], timing: Timing) -> Float[np.ndarray, " sizes"]:
         measured = timing.latency.get(site.members[0]) if site.members else None

@@ -20,8 +20,11 @@ def assumptions_of(profile: Profile, costs: CostModel, config: OptimizationConfi
     measured = measured_shares(profile)
     others = [method for method in config.candidate_methods if method not in (Method.LORA, Method.NONE)]
     return [
-        f"training memory and FLOPs at batch {costs.batch_size}, {costs.length} tokens per sample, float32 weights, "
-        f"{costs.optimizer_bytes} bytes of optimiser state per trainable parameter",
+        f"training memory and FLOPs at batch {costs.batch_size}, {costs.length} tokens per sample, in float32 without gradient "
+        f"checkpointing, {costs.optimizer_bytes} bytes of optimiser state per trainable parameter",
+        _memory_counted(profile),
+        "FLOPs are those of the planned layers and of attention: embeddings and head, a language model's product with its "
+        "vocabulary among it, are the same in every plan and left out",
         "latency is added per token at batch 1 while the LoRA is unmerged; merged into the weights it adds none",
         "time and memory count a backward pass only down to the lowest adapted block",
         f"time is that of {costs.epochs:g} passes over the data: blocks below the lowest adapted one run in the first alone, and "
@@ -37,6 +40,20 @@ def assumptions_of(profile: Profile, costs: CostModel, config: OptimizationConfi
             for method in others
         ),
     ]
+
+
+def _memory_counted(profile: Profile) -> str:
+    """What the priced memory holds beside weights, adapters and optimiser."""
+    if profile.step_memory is None:
+        return (
+            "the profile is of an earlier version, and memory is priced too low: without what dropout keeps, attention weights "
+            "above all, without head and loss, a language model's logits among them, and without gradients of activations; "
+            "profile again"
+        )
+    return (
+        "memory is that of a step's tensors as training makes them, dropout on: what blocks, head and loss keep, and the most "
+        "that gradients of the outputs, or the passes of one block, take beside; the libraries' own comes on top"
+    )
 
 
 def notes_of(

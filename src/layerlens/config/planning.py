@@ -35,7 +35,9 @@ class OptimizationConfig(Frozen):
     max_trainable_params: int | None = Field(
         default=None, description="adapter parameters at most; the task head is counted apart"
     )
-    max_flops: float | None = Field(default=None, description="FLOPs of one training step per token at most")
+    max_flops: float | None = Field(
+        default=None, description="FLOPs of one training step per token at most, embeddings and head left out"
+    )
     max_vram_gb: float | None = Field(default=None, description="training memory at most, in GiB")
     latency_target_ms: float | None = Field(
         default=None, description="milliseconds added per token at inference, batch 1, unmerged"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from layerlens.artifacts.layers import ModelInfo, ModelLayout
-from layerlens.artifacts.profile import BlockProfile, DataInfo, HeadFit, Profile
+from layerlens.artifacts.profile import BlockProfile, DataInfo, HeadFit, Profile, StepMemory
 from layerlens.artifacts.versions import installed_versions
 from layerlens.config import ProfilingConfig
 from layerlens.data.dataset import LoadedData
@@ -34,6 +34,7 @@ class Measured:
         head_fit: How the head was fitted; None where nothing was new.
         proxies: Measured proxies; None where there are none.
         blocks: The blocks with the activations they keep.
+        step_memory: What a training step takes beside these.
         warnings: Said so far.
     """
 
@@ -45,6 +46,7 @@ class Measured:
     head_fit: HeadFit | None
     proxies: Proxies | None
     blocks: list[BlockProfile]
+    step_memory: StepMemory
     warnings: list[str]
 
 
@@ -111,6 +113,7 @@ def assemble_profile(
         proxy=measured.proxies.settings if measured.proxies else None,
         mean_length=sum(measured.lengths) / len(measured.lengths),
         base_loss=float(measured.losses.mean()),
+        step_memory=measured.step_memory,
         seed=config.seed,
         config=config.record(),
         command=command,

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from layerlens.artifacts.layers import BlockSpec, ModelLayout
-from layerlens.artifacts.profile import BlockProfile, HeadFit, Profile, Timing
+from layerlens.artifacts.layers import ModelLayout
+from layerlens.artifacts.profile import HeadFit, Profile, Timing
 from layerlens.config import ProfilingConfig, default_max_rank
 from layerlens.data.dataset import LoadedData
 from layerlens.data.example import Batch, Example
@@ -21,11 +21,12 @@ from layerlens.models.head import describe_model
 from layerlens.models.load import TaskModel
 from layerlens.models.threads import threads
 from layerlens.models.weights import weight_matrix
-from layerlens.profiling.activation_memory import activation_bytes
+from layerlens.profiling.activation_memory import count_step
 from layerlens.profiling.assembly import Measured, assemble_profile
 from layerlens.profiling.batch_device import to_device_of
 from layerlens.profiling.block_timing import time_model
 from layerlens.profiling.calibration import calibration_batches, samples_to_profile
+from layerlens.profiling.counted_samples import counted_samples
 from layerlens.profiling.head_samples import fit_new_head
 from layerlens.profiling.intervals import resampled_counts
 from layerlens.profiling.latency import latency_models
@@ -36,6 +37,7 @@ from layerlens.profiling.sample_lengths import sample_lengths
 from layerlens.profiling.stages import Stages
 from layerlens.profiling.statistics import Statistics
 from layerlens.profiling.statistics_pass import collect_statistics
+from layerlens.profiling.step_memory import block_profiles, step_memory
 from layerlens.profiling.typical_batch import typical_samples
 from layerlens.profiling.update_timing import update_seconds_per_parameter
 from layerlens.progress import SILENT, Progress
@@ -114,7 +116,7 @@ def profile_model(
             batch = to_device_of(model, task.collate([examples[sample] for sample in typical]))
             num_padded = len(typical) * max(lengths[sample] for sample in typical)
             timing = _time(model, layout, task, batch, len(typical), num_padded)
-            blocks = _blocks(model, layout.blocks, task, batch, num_padded)
+            counts = [count_step(model, layout, task, samples) for samples in counted_samples(task, examples, lengths)]
         guard.check()
     measured = Measured(
         measures=measures,
@@ -124,7 +126,8 @@ def profile_model(
         lengths=lengths,
         head_fit=head_fit,
         proxies=proxies,
-        blocks=blocks,
+        blocks=block_profiles(layout.blocks, counts),
+        step_memory=step_memory(counts),
         warnings=warnings,
     )
     profile = assemble_profile(measured, info, layout, data, chosen, config, command)
@@ -225,11 +228,3 @@ def _time(model: nn.Module, layout: ModelLayout, task: Task, batch: Batch, batch
         blocks=timed.blocks,
         latency=latency_models(layout.layers, device),
     )
-
-
-def _blocks(model: nn.Module, blocks: list[BlockSpec], task: Task, batch: Batch, num_tokens: int) -> list[BlockProfile]:
-    counted = activation_bytes(model, blocks, task, batch)
-    return [
-        BlockProfile(**block.model_dump(), activation_bytes_per_token=saved / num_tokens)
-        for block, saved in zip(blocks, counted, strict=True)
-    ]

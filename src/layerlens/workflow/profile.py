@@ -198,7 +198,6 @@ def _refuse_several(opened: Opened, processes: Processes) -> None:
 def _facts(opened: Opened, config: ProfilingConfig) -> dict[str, str]:
     if isinstance(opened.task_model, StreamedModel):
         return _streamed_facts(opened.task_model, opened, config)
-    samples = min(config.num_samples, len(opened.part.train))
     parameters = sum(parameter.numel() for parameter in opened.task_model.model.parameters())
     # Two halves of the mean gradient, and one Gram on each side of each layer.
     gradients = sum(2 * layer.weight_params for layer in opened.layout.layers)
@@ -209,7 +208,7 @@ def _facts(opened: Opened, config: ProfilingConfig) -> dict[str, str]:
         "task": f"{opened.data.task.info.kind} on {opened.data.id}, columns {opened.data.columns or 'none'}",
         "layers": f"{len(opened.layout.layers)} in {len(opened.layout.blocks)} blocks"
         + (" (roles guessed from the tree)" if opened.layout.is_guessed else ""),
-        "samples": f"{samples} of {len(opened.part.train)} training samples, at most {config.max_length} tokens each",
+        "samples": _sample_facts(opened, config),
         "memory": f"{4 * (parameters + gradients + grams) / 2**20:,.0f} MiB of weights and statistics, beside activations",
     }
 
@@ -217,15 +216,20 @@ def _facts(opened: Opened, config: ProfilingConfig) -> dict[str, str]:
 def _streamed_facts(model: StreamedModel, opened: Opened, config: ProfilingConfig) -> dict[str, str]:
     demand = measure_demand(model, opened.data, opened.part, config)
     settings = choose_settings(demand, max_memory=config.max_memory, max_store=config.max_store)
-    samples = min(config.num_samples, len(opened.part.train))
     return {
         "model": f"{opened.checkpoint.id} ({model.info.architecture}, {model.info.num_parameters:,} parameters), block by block",
         "task": f"{opened.data.task.info.kind} on {opened.data.id}, columns {opened.data.columns or 'none'}",
         "layers": f"{len(opened.layout.layers)} in {len(opened.layout.blocks)} blocks"
         + (" (roles guessed from the tree)" if opened.layout.is_guessed else ""),
-        "samples": f"{samples} of {len(opened.part.train)} training samples, at most {config.max_length} tokens each",
+        "samples": _sample_facts(opened, config),
         "memory": f"{demand.peak(settings) / 2**20:,.0f} MiB at the peak, {settings.tokens_at_once:,} tokens at once, "
         f"{settings.num_sweeps} sweep(s) a block, weights {'held' if settings.holds_weights else 'read in slices'}",
         "disk": f"{settings.num_slots * demand.slot_bytes / 2**20:,.0f} MiB of hidden states"
         + (f", and before them {demand.head_bytes / 2**20:,.0f} MiB to fit the new head" if demand.head_bytes else ""),
     }
+
+
+def _sample_facts(opened: Opened, config: ProfilingConfig) -> str:
+    length, num = opened.data.task.info.max_length, len(opened.part.train)
+    tokens = "" if length is None else f", at most {length} tokens each"
+    return f"{min(config.num_samples, num)} of {num} training samples{tokens}"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from layerlens.artifacts.profile import Profile
 from layerlens.budget.costs import PER_MS, cost_model, from_units, in_units, limits_of
 from layerlens.budget.sites import plan_sites
 from layerlens.config import OptimizationConfig
@@ -78,9 +79,49 @@ def test_memory_is_weights_head_saved_activations_options_and_each_shared_input_
     params = 3 * (40 + 40) + 2 * (40 + 20) + 1 * (160 + 40)
     model = made.profile.model
     expected: float = 4 * model.num_parameters + 12 * model.head_parameters
-    expected += made.profile.blocks[2].activation_bytes_per_token * BATCH * TOKENS
+    block, memory = made.profile.blocks[2], made.profile.step_memory
+    assert memory is not None
+    expected += (block.activation_bytes_per_token + (block.attention_bytes_per_token_pair or 0) * TOKENS) * BATCH * TOKENS
+    expected += (memory.working_bytes_per_token + memory.working_bytes_per_token_pair * TOKENS) * BATCH * TOKENS
     expected += 16 * params + 4 * BATCH * TOKENS * (3 + 2 + 1) + 4 * BATCH * TOKENS * (40 + 160)
     assert prices.price(sizes)[BudgetName.VRAM_BYTES] == expected
+
+
+@pytest.mark.parametrize("cut", [0, 2, 3])
+def test_logits_cost_the_same_at_every_cut_and_a_block_s_own_gradients_only_where_they_are_more(cut: int) -> None:
+    made = small()
+    memory = made.profile.step_memory
+    assert memory is not None
+    config = OptimizationConfig(max_vram_gb=1.0, length=TOKENS, batch_size=BATCH)
+
+    def base(profile: Profile) -> float:
+        return cost_model(profile, None, config).base(cut)[BudgetName.VRAM_BYTES]
+
+    none = memory.model_copy(update={"working_bytes_per_token": 0.0, "working_bytes_per_token_pair": 0.0})
+    small_logits = made.profile.model_copy(update={"step_memory": none})
+    large_logits = made.profile.model_copy(update={"step_memory": none.model_copy(update={"outside_bytes_per_token": 1e6})})
+    assert base(large_logits) - base(small_logits) == (1e6 - memory.outside_bytes_per_token) * BATCH * TOKENS
+    both = memory.model_copy(update={"outside_bytes_per_token": 1e6})
+    assert base(made.profile.model_copy(update={"step_memory": both})) == base(large_logits)
+    assert base(made.profile) > base(small_logits)
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_a_prefix_keeps_wider_keys_values_and_attention_weights_and_a_mask_where_there_was_none(is_padded: bool) -> None:
+    made, size = small(), 4
+    memory = made.profile.step_memory
+    assert memory is not None
+    profile = made.profile.model_copy(update={"step_memory": memory.model_copy(update={"is_padded": is_padded})})
+    config = OptimizationConfig(max_vram_gb=1.0, length=TOKENS, batch_size=BATCH, candidate_methods=[*Method])
+    costs = cost_model(profile, None, config)
+    (site, *_) = (site for site in plan_sites(profile, config) if site.method is Method.PREFIX)
+    # Heads share keys and values, 20 features of 40; under a mask each gets its own copy.
+    expected = 16 * site.params(size) + BATCH * size * (
+        2 * 4 * 40 + TOKENS * (profile.blocks[0].attention_bytes_per_token_pair or 0)
+    )
+    if not is_padded:
+        expected += 2 * 4 * BATCH * TOKENS * (40 - 20) + 4 * TOKENS * (TOKENS + size)
+    assert costs.option(site, size)[BudgetName.VRAM_BYTES] + costs.kept_input(site) == expected
 
 
 def test_latency_is_the_measured_line_and_prefixes_add_no_launch() -> None:

@@ -46,6 +46,18 @@ def test_a_plan_says_what_a_method_is_believed_to_be_worth_and_whether_that_was_
     assert not any("is valued at" in line for line in planned(made, max_trainable_params=2000).metadata.assumptions)
 
 
+def test_a_plan_says_what_its_memory_holds_and_what_that_of_an_older_profile_leaves_out() -> None:
+    made = small()
+    told = planned(made, max_vram_gb=10.0).metadata.assumptions
+    assert any("without gradient checkpointing" in line for line in told)
+    assert any("dropout on" in line and "gradients of the outputs" in line for line in told)
+    assert any("head" in line and "the same in every plan and left out" in line for line in told)
+    older = made.profile.model_copy(update={"step_memory": None})
+    told = planned(replace(made, profile=older), max_vram_gb=10.0).metadata.assumptions
+    assert [line.endswith("profile again") and "logits" in line for line in told if "earlier version" in line] == [True]
+    assert not any("dropout on" in line for line in told)
+
+
 def test_a_well_spent_budget_says_nothing() -> None:
     assert notes(small(), max_trainable_params=2000) == []
 

@@ -1,4 +1,4 @@
-"""Saved bytes against a count by hand."""
+"""Bytes of a training step against a count by hand."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layerlens.profiling.activation_memory import activation_bytes
+from layerlens.artifacts.layers import ModelLayout
+from layerlens.profiling.activation_memory import Counted, count_step
+from layerlens.profiling.counted_samples import CountedSamples
 from layerlens.words import TaskKind
 from tests.tiny_models import FAMILIES
 from tests.unit.profiling.cases import VectorTask, block_spec, open_case, vector_examples
+
+FLOATS = 4
 
 
 class _Block(nn.Module):
@@ -24,9 +28,9 @@ class _Block(nn.Module):
 
 
 class _Stack(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, *blocks: nn.Module) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([_Block(), _Block()])
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
@@ -34,12 +38,16 @@ class _Stack(nn.Module):
         return x
 
 
+def _counted(*blocks: nn.Module, num_runs: int = 1) -> Counted:
+    """Of three samples of four tokens."""
+    layout = ModelLayout(layers=[], blocks=[block_spec(f"blocks.{at}", at) for at in range(len(blocks))], head=[])
+    model = _Stack(*list(blocks) * num_runs)
+    return count_step(model, layout, VectorTask(), CountedSamples(vector_examples(3, length=4), 4))
+
+
 def test_a_frozen_block_keeps_the_output_of_its_activation_alone() -> None:
     """Frozen weights need no inputs; tanh keeps its output, 8 floats of 4 bytes for each of 3 × 4 tokens."""
-    model, task = _Stack(), VectorTask()
-    batch = task.collate(vector_examples(3, length=4))
-    counted = activation_bytes(model, [block_spec("blocks.0"), block_spec("blocks.1", 1)], task, batch)
-    assert counted == [3 * 4 * 8 * 4] * 2
+    assert _counted(_Block(), _Block()).saved == [3 * 4 * 8 * FLOATS] * 2
 
 
 def test_a_tensor_that_is_saved_twice_counts_once() -> None:
@@ -48,18 +56,50 @@ def test_a_tensor_that_is_saved_twice_counts_once() -> None:
             hidden = torch.tanh(self.up(x))
             return x + self.down(hidden * hidden)
 
-    model = _Stack()
-    model.blocks[0] = Twice()
-    batch = VectorTask().collate(vector_examples(3, length=4))
-    counted = activation_bytes(model, [block_spec("blocks.0"), block_spec("blocks.1", 1)], VectorTask(), batch)
-    assert counted == [3 * 4 * 8 * 4] * 2
+    assert _counted(Twice(), _Block()).saved == [3 * 4 * 8 * FLOATS] * 2
+
+
+def test_a_block_that_keeps_its_input_counts_it_and_one_that_runs_twice_counts_twice() -> None:
+    class Square(_Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * x
+
+    assert _counted(Square(), num_runs=2).saved == [2 * 3 * 4 * 5 * FLOATS]
+
+
+def test_dropout_keeps_what_it_multiplied_by_and_leaves_the_generators_alone() -> None:
+    class Dropping(_Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = nn.Dropout(0.1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.drop(self.down(torch.tanh(self.up(x))))
+
+    blocks, before = (Dropping().eval(), _Block().eval()), torch.get_rng_state()
+    # On the processor the mask is as wide as what it falls on.
+    assert _counted(*blocks).saved == [3 * 4 * (8 + 5) * FLOATS, 3 * 4 * 8 * FLOATS]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(module.training for block in blocks for module in block.modules())
+
+
+def test_what_a_block_takes_for_a_moment_are_the_gradients_that_live_at_once() -> None:
+    """Of its output, which its input shares (5 wide), and of tanh's output and input (8 each); two numbers for the sum."""
+    assert _counted(_Block()).working == [3 * 4 * (5 + 8 + 8) * FLOATS + 2 * FLOATS]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_run_counts_the_same_on_every_family_and_leaves_no_hook(tmp_path: Path, family: str) -> None:
+def test_every_run_counts_the_same_on_every_family_and_leaves_the_model_as_it_was(tmp_path: Path, family: str) -> None:
     case = open_case(tmp_path, family, TaskKind.IMAGE_CLASSIFICATION if family == "vit" else TaskKind.CLASSIFICATION)
-    batch = case.task.collate(case.examples)
-    first = activation_bytes(case.model, case.layout.blocks, case.task, batch)
-    assert min(first) > 0
-    assert first == activation_bytes(case.model, case.layout.blocks, case.task, batch)
+    samples = CountedSamples(case.examples, 11)
+    before = [parameter.requires_grad for parameter in case.model.parameters()]
+    case.model.train()
+    next(case.model.children()).eval()
+    modes = [module.training for module in case.model.modules()]
+    first = count_step(case.model, case.layout, case.task, samples)
+    assert min(*first.saved, *first.working, first.outside) > 0
+    assert first == count_step(case.model, case.layout, case.task, samples)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in case.model.modules())
+    assert modes == [module.training for module in case.model.modules()]
+    assert before == [parameter.requires_grad for parameter in case.model.parameters()]
+    assert all(parameter.grad is None for parameter in case.model.parameters())

@@ -96,6 +96,8 @@ def test_a_profile_is_complete_and_survives_the_disk(tmp_path: Path, family: str
     assert ("proxy_eval" in profile.metric_weights) != profile.proxy.is_blind
     assert any("proxies are blind" in warning for warning in profile.warnings) == profile.proxy.is_blind
     assert all(block.activation_bytes_per_token > 0 for block in profile.blocks)
+    assert profile.step_memory is not None
+    assert profile.step_memory.is_padded == (kind is not TaskKind.IMAGE_CLASSIFICATION)
     assert (profile.head_fit is None) == (kind is TaskKind.CAUSAL_LM)
     assert profile.data.num_samples == 16
     assert 0 < profile.data.gram_tokens <= 60

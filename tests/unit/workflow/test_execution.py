@@ -9,7 +9,8 @@ import pytest
 from layerlens.config import ProfilingConfig
 from layerlens.errors import ConfigError
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
-from layerlens.profiling.activation_memory import activation_bytes
+from layerlens.profiling.activation_memory import count_step
+from layerlens.profiling.counted_samples import CountedSamples
 from layerlens.words import TaskKind
 from layerlens.workflow import execution
 from layerlens.workflow.execution import LargestBatch, available_bytes, batch_bytes, in_memory_bytes, is_streamed
@@ -58,7 +59,7 @@ def test_what_a_batch_is_priced_at_is_about_what_is_kept(tmp_path: Path) -> None
     batch = case.task.collate(case.examples)
     num_tokens = batch["input_ids"].numel()
     # Weights are frozen, so autograd keeps no inputs of theirs; the hooks of the pass do until the gradients have come.
-    kept = sum(activation_bytes(case.model, case.layout.blocks, case.task, batch))
+    kept = sum(count_step(case.model, case.layout, case.task, CountedSamples(case.examples, batch["input_ids"].shape[1])).saved)
     kept += 4 * num_tokens * sum(spec.in_features for spec in case.layout.layers)
     assert 0.5 * kept < batch_bytes(case.task_model.checkpoint, LargestBatch(num_tokens, 0)) < 2 * kept
 

@@ -16,11 +16,14 @@ from layerlens.data.partition import Partition
 from layerlens.models.head import BATCH_SIZE
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.streamed_linear import StreamedLinear
+from layerlens.profiling.activation_memory import Counted
 from layerlens.profiling.calibration import calibration_batches, samples_to_profile
+from layerlens.profiling.counted_samples import NUM_COUNTED, counted_samples
 from layerlens.profiling.head_samples import choose_head_samples
 from layerlens.profiling.layer_records import weights_of
 from layerlens.profiling.sample_lengths import text_lengths
 from layerlens.profiling.spaces import expected_tokens
+from layerlens.profiling.streamed.activation_memory import count_streamed_step
 from layerlens.profiling.streamed.memory_plan import Demand
 from layerlens.profiling.streamed.timing import count_activations, typical_part
 from layerlens.streaming.samples import Samples
@@ -62,6 +65,12 @@ class StreamedCalibration:
             batch_size=self.config.batch_size,
             tokens_at_once=tokens_at_once,
         )
+
+    def step_counts(self, tokens_at_once: int) -> list[Counted]:
+        """What a training step takes, counted on no more samples than may run at once."""
+        num_samples = max(1, min(NUM_COUNTED, tokens_at_once // max(self.lengths)))
+        samples = counted_samples(self.data.task, self.examples, self.lengths, num_samples=num_samples)
+        return [count_streamed_step(self.model, self.data.task, one) for one in samples]
 
     def demand(self) -> Demand:
         """What the model and the samples ask of memory."""

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from layerlens.artifacts.profile import BlockProfile, HeadFit, Profile, Timing
+from layerlens.artifacts.profile import HeadFit, Profile, Timing
 from layerlens.artifacts.store import sha256_of_json
 from layerlens.config import ProfilingConfig, default_max_rank
 from layerlens.data.dataset import LoadedData
@@ -33,12 +33,13 @@ from layerlens.profiling.head_samples import fit_new_head
 from layerlens.profiling.intervals import resampled_counts
 from layerlens.profiling.measures import Measures, measure_layers
 from layerlens.profiling.stages import Stages
+from layerlens.profiling.step_memory import block_profiles, step_memory
 from layerlens.profiling.streamed.block_result import BlockResult, load_block, save_block
 from layerlens.profiling.streamed.calibrated import StreamedCalibration
 from layerlens.profiling.streamed.features import StreamedFeatures
 from layerlens.profiling.streamed.memory_plan import Demand, StreamSettings
 from layerlens.profiling.streamed.passes import Losses, StreamedPass
-from layerlens.profiling.streamed.timing import count_activations, shared_inputs, time_blocks
+from layerlens.profiling.streamed.timing import shared_inputs, time_blocks
 from layerlens.progress import SILENT, Progress
 from layerlens.streaming.activation_store import STATES_FILE, ActivationStore, is_store_whole
 from layerlens.streaming.journal import Journal
@@ -140,7 +141,8 @@ class _Run(StreamedCalibration):
                 loss_tokens=self.settings.loss_tokens,
             )
         self.guard.check()
-        counted = count_activations(self.model, typical)
+        counts = self.step_counts(min(self.settings.tokens_at_once, self.settings.loss_tokens))
+        self.guard.check()
         input_groups = {layer: group for block in blocks for layer, group in block.input_groups.items()}
         if self.settings.num_sweeps > 1:
             # Where roles are guessed, readers of one input may be in several sweeps, each blind to the others.
@@ -153,10 +155,8 @@ class _Run(StreamedCalibration):
             lengths=self.lengths,
             head_fit=head_fit,
             proxies=None,
-            blocks=[
-                BlockProfile(**spec.model_dump(), activation_bytes_per_token=kept)
-                for spec, kept in zip(self.model.layout.blocks, counted, strict=True)
-            ],
+            blocks=block_profiles(self.model.layout.blocks, counts),
+            step_memory=step_memory(counts),
             warnings=self.warnings,
         )
         profile = assemble_profile(measured, self.model.info, self.model.layout, self.data, self.chosen, self.config, command)

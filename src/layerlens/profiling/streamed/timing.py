@@ -52,7 +52,7 @@ def time_blocks(
     by_shape: dict[Any, BlockTiming] = {}
     timings = []
     for position, block in enumerate(model.layout.blocks):
-        shape = _shape(model, position)
+        shape = block_shape(model, position)
         if shape not in by_shape:
             with frozen(model.model), model.held(position, is_wanted=holds_weights):
                 forward, frozen_backward = _medians(partial(_block_pass, model, samples, part, position))
@@ -92,11 +92,11 @@ def count_activations(model: StreamedModel, samples: Samples) -> list[float]:
     num_samples, tokens = part.samples.stop - part.samples.start, samples.shapes[0][1]
     by_shape: dict[Any, float] = {}
     for position in range(len(model.layout.blocks)):
-        shape = _shape(model, position)
+        shape = block_shape(model, position)
         if shape not in by_shape:
             with frozen(model.model):
                 by_shape[shape] = _kept_bytes(model, samples, part, position) / (num_samples * tokens)
-    return [by_shape[_shape(model, position)] for position in range(len(model.layout.blocks))]
+    return [by_shape[block_shape(model, position)] for position in range(len(model.layout.blocks))]
 
 
 def shared_inputs(model: StreamedModel, samples: Samples) -> dict[str, str]:
@@ -105,7 +105,7 @@ def shared_inputs(model: StreamedModel, samples: Samples) -> dict[str, str]:
     by_shape: dict[Any, dict[str, str]] = {}
     found: dict[str, str] = {}
     for position, block in enumerate(model.layout.blocks):
-        shape = _shape(model, position)
+        shape = block_shape(model, position)
         if shape not in by_shape:
             groups = _shared_in(model, samples, part, position)
             by_shape[shape] = {_inside(block, layer): _inside(block, first) for layer, first in groups.items()}
@@ -199,7 +199,7 @@ def typical_part(
     return Samples.of_examples(model.skeleton, task, examples, [chosen], tokens_at_once=1 << 60)
 
 
-def _shape(model: StreamedModel, block: int) -> Any:
+def block_shape(model: StreamedModel, block: int) -> Any:
     """What blocks that take the same time have in common."""
     module = model.model.get_submodule(model.layout.blocks[block].path)
     return type(module), tuple((layer.out_features, layer.in_features) for layer in model.layers_of(block).values())

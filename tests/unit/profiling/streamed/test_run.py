@@ -141,7 +141,10 @@ def assert_same_numbers(
 @pytest.mark.parametrize("settings", [WHOLE, LEAN], ids=["whole", "lean"])
 def test_streamed_and_in_memory_agree(tmp_path: Path, family: str, settings: dict[str, object]) -> None:
     measured = case(tmp_path, family)
-    assert_same_numbers(run_streamed(measured, tmp_path / "work", fewest_slots, **settings), in_memory(measured))
+    (profile, arrays), expected = run_streamed(measured, tmp_path / "work", fewest_slots, **settings), in_memory(measured)
+    assert_same_numbers((profile, arrays), expected)
+    if settings is WHOLE:
+        assert (profile.blocks, profile.step_memory) == (expected[0].blocks, expected[0].step_memory)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
