@@ -67,6 +67,8 @@ def train(
             with autocast(config.precision, device), start.step(indices, batch):
                 outputs = model(**task.model_inputs(batch))
             loss = task.per_sample_loss(as_float32(outputs), batch).mean()
+            # Else the outputs, a language model's logits, stand beside their gradients.
+            del outputs
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
                 raise NotFiniteError(diverged(step + 1, losses[-1], config.learning_rate))
