@@ -39,6 +39,8 @@ class HeldOut:
         cache: What the options hold.
         work: Folder for hidden states.
         max_store: Bytes that they may take there.
+        holds_weights: Keep the original's weights of the block at hand, and those of its head, beside a variant's; otherwise they
+            are read in slices for every part of the samples.
         after_part: Called between steps; may raise to stop.
         progress: Who watches.
     """
@@ -49,6 +51,7 @@ class HeldOut:
     cache: FactorCache
     work: Path
     max_store: int | None = None
+    holds_weights: bool = True
     after_part: Callable[[], None] = lambda: None
     progress: Progress = SILENT
 
@@ -93,6 +96,7 @@ class HeldOut:
             whole.weights,
             layers,
             work=self.work,
+            holds_weights=self.holds_weights,
             head_tokens=LOSS_TOKENS,
             max_store=self.max_store,
             after_part=self.after_part,
@@ -106,6 +110,7 @@ class HeldOut:
             self.samples,
             variants,
             work=self.work,
+            holds_weights=self.holds_weights,
             head_tokens=LOSS_TOKENS,
             max_store=self.max_store,
             after_part=self.after_part,

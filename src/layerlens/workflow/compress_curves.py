@@ -81,6 +81,7 @@ def curves_and_samples(
         FactorCache(folder.path, model),
         folder.work,
         max_store=config.max_store,
+        holds_weights=config.max_memory is None,
         after_part=guard.check,
         progress=progress,
     )

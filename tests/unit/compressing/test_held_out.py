@@ -22,6 +22,7 @@ from layerlens.compressing.run import MeasureOptions, measure_curves
 from layerlens.compressing.variants import Variant
 from layerlens.config import CompressConfig
 from layerlens.errors import DataError, ManifestError
+from layerlens.models.streamed.weight_source import WeightSource
 from layerlens.models.weights import is_planned_module, weight_matrix
 from tests.unit.compressing.calibrations import Calibrated, calibrated
 
@@ -97,6 +98,17 @@ def test_a_raced_plan_is_the_divergence_with_all_its_matrices_replaced(setting: 
         expected = setting.case.divergence(setting.case.in_memory(), setting.replaced(plan))
         assert found[name].mean == pytest.approx(expected, rel=1e-3)
     assert found["5.0"].mean > found["9.0"].mean > 0
+
+
+def test_weights_that_are_read_in_slices_measure_the_same(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = {"a": setting.plan(5.0)}
+    held = setting.held_out.race(plans)["a"]
+    holding = []
+    hold = WeightSource.hold
+    monkeypatch.setattr(WeightSource, "hold", lambda self: (holding.append(self), hold(self)))
+    sliced = replace(setting.held_out, holds_weights=False).race(plans)["a"]
+    assert not holding
+    assert sliced.mean == pytest.approx(held.mean, rel=1e-4)
 
 
 def test_plans_of_one_choice_are_measured_once(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
