@@ -20,7 +20,7 @@ from layerlens.linalg.second_order_rounding import rows_at_once
 
 _HALF, _FLOAT, _DOUBLE = 2, 4, 8
 #: Copies of the rows that are rounded together; of the vectors that are iterated, on either side.
-_ROW_COPIES, _LONG_BLOCKS, _SHORT_BLOCKS = 12, 4, 6
+_ROW_COPIES, _LONG_BLOCKS, _SHORT_BLOCKS = 16, 4, 6
 #: What the largest columns of a Gram's factor are of it.
 _LARGEST_SHARE = 0.125
 
