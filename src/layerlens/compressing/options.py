@@ -38,8 +38,8 @@ from layerlens.nn.stored_form import coded_shapes
 
 #: Widths that an idle matrix may have: the loss does not feel it, yet somebody may use it.
 _IDLE_WIDTHS = (8,)
-#: Rows whose error is formed at once.
-_ROWS_AT_ONCE = 2048
+#: Rows whose error is formed at once, and how many numbers they may have.
+_ROWS_AT_ONCE, _NUMBERS_AT_ONCE = 2048, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,9 @@ class _Solver:
 
     def _errors(self, error_of: Callable[[slice], Tensor]) -> Errors:
         """Of an error that is formed a few rows at a time."""
-        starts = range(0, len(self.weight), _ROWS_AT_ONCE)
-        return self.pricer.errors_of_parts(error_of(slice(start, start + _ROWS_AT_ONCE)) for start in starts)
+        step = min(_ROWS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // self.shape[1]))
+        starts = range(0, len(self.weight), step)
+        return self.pricer.errors_of_parts(error_of(slice(start, start + step)) for start in starts)
 
     def _option(self, scheme: Scheme, rounding: Rounding, errors: Errors) -> Option:
         return Option(
