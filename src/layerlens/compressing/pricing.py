@@ -59,8 +59,8 @@ class Pricer:
             self._output = PriceTerm(seen, torch.zeros(0, weight.shape[1]))
         self._weight_square = squares(weight)
         observed = self._observation()
-        for part in weight.split(_ROWS):
-            observed.add(part)
+        for rows, part in _placed(weight.split(_ROWS)):
+            observed.add(rows, part)
         self._output_square = observed.total()
 
     def errors(self, error: Float[Tensor, "out_features in_features"]) -> Errors:
@@ -71,10 +71,10 @@ class Pricer:
         """Of an error that comes in parts of its rows, in order."""
         costs, observed = [_Cost(term) for term in self._terms], self._observation()
         weight = 0.0
-        for part in parts:
+        for rows, part in _placed(parts):
             weight += squares(part)
             for cost in [*costs, observed]:
-                cost.add(part)
+                cost.add(rows, part)
         return self._relative(0.5 * sum(cost.total() for cost in costs), weight, observed.total())
 
     def ranks(
@@ -110,13 +110,11 @@ class _Cost:
     """‖L E Rᵀ‖² of an error that comes in parts of its rows."""
 
     def __init__(self, term: PriceTerm) -> None:
-        self._term, self._rows = term, 0
+        self._term = term
         self._by_row = 0.0
         self._seen: list[Tensor] = []
 
-    def add(self, part: Float[Tensor, "_ in_features"]) -> None:
-        rows = slice(self._rows, self._rows + len(part))
-        self._rows = rows.stop
+    def add(self, rows: slice, part: Float[Tensor, "_ in_features"]) -> None:
         seen = part @ self._term.right.T
         if self._term.left.ndim == 2:
             self._seen.append(seen)
@@ -131,11 +129,9 @@ class _RowSum:
     """Σ over rows of weight · ‖row‖² of an error that comes in parts of its rows."""
 
     def __init__(self, weights: Float[Tensor, " out_features"]) -> None:
-        self._weights, self._rows, self._sum = weights, 0, 0.0
+        self._weights, self._sum = weights, 0.0
 
-    def add(self, part: Float[Tensor, "_ in_features"]) -> None:
-        rows = slice(self._rows, self._rows + len(part))
-        self._rows = rows.stop
+    def add(self, rows: slice, part: Float[Tensor, "_ in_features"]) -> None:
         self._sum += _weighted_squares(part, self._weights[rows])
 
     def total(self) -> float:
@@ -190,6 +186,15 @@ def _rank_squares(
 def _weighted_squares(error: Tensor, row_weights: Tensor) -> float:
     """Σ over rows of weight · ‖row‖²."""
     return sum(float((error[rows].square().sum(1) * row_weights[rows]).sum(dtype=torch.float64)) for rows in _rows(len(error)))
+
+
+def _placed(parts: Iterable[Float[Tensor, "_ in_features"]]) -> Iterator[tuple[slice, Tensor]]:
+    """Parts of a matrix's rows, in order, each with the rows that it is."""
+    start = 0
+    for part in parts:
+        rows = slice(start, start + len(part))
+        yield rows, part
+        start = rows.stop
 
 
 def _rows(count: int) -> Iterator[slice]:

@@ -15,14 +15,13 @@ from functools import cache
 from layerlens.compressing.matrices import Matrix, Place
 from layerlens.compressing.moment_sums import MOST_FULL
 from layerlens.compressing.option_grid import OptionGrid, kept_bytes
+from layerlens.linalg.error_feedback import LARGEST_SHARE
 from layerlens.linalg.leading_subspace import COLUMNS_AT_ONCE, LARGEST_DOUBLE, LONG, OVERSAMPLING
 from layerlens.linalg.second_order_rounding import rows_at_once
 
 _HALF, _FLOAT, _DOUBLE = 2, 4, 8
 #: Copies of the rows that are rounded together; of the vectors that are iterated, on either side.
 _ROW_COPIES, _LONG_BLOCKS, _SHORT_BLOCKS = 16, 4, 6
-#: What the largest columns of a Gram's factor are of it.
-_LARGEST_SHARE = 0.125
 
 
 def solving_bytes(matrix: Matrix, grid: OptionGrid) -> int:
@@ -46,7 +45,7 @@ def _bytes_of_shape(rows: int, columns: int, is_row_by_row: bool, grid: OptionGr
             return kept + (_FLOAT + _HALF) * numbers + _FLOAT * (3 * inputs + 4 * smaller**2)
         return _FLOAT * (3 * inputs + 2 * outputs + 4 * numbers + 2 * smaller**2)
     at_once = min(rows, rows_at_once(columns)) * columns
-    rounding = _FLOAT * (int((2 + _LARGEST_SHARE) * inputs) + outputs + numbers + _ROW_COPIES * at_once)
+    rounding = _FLOAT * (int((2 + LARGEST_SHARE) * inputs) + outputs + numbers + _ROW_COPIES * at_once)
     long = max(rows, columns)
     width = max(grid.ranks(rows, columns), default=0) + OVERSAMPLING
     # A table's long side is gone through in parts, but for the factor itself.

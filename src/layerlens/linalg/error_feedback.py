@@ -40,7 +40,7 @@ _LARGEST_DOUBLE = 2048
 _ROW_BLOCKS = 32
 _SMALLEST_ROW_BLOCK = 8
 #: Share of a factor's columns that are the largest.
-_LARGEST_SHARE = 0.125
+LARGEST_SHARE = 0.125
 #: Numbers of a factor that change places at once.
 _TURNED_AT_ONCE = 1 << 22
 
@@ -116,7 +116,7 @@ def input_feedback(
     order = (groups.unsqueeze(1) * group_size + grouped.argsort(dim=1, descending=True, stable=True)[groups]).flatten()
     factor, ridge = _upper_factor(gram, order, damping)
     pivots, lengths = factor.diagonal().square(), torch.linalg.vector_norm(factor, dim=0)
-    largest = lengths.topk(math.ceil(_LARGEST_SHARE * len(order))).indices
+    largest = lengths.topk(math.ceil(LARGEST_SHARE * len(order))).indices
     return InputFeedback(gram, ridge, order, factor.div_(factor.diagonal().clone()), pivots, largest, len(input_gram), group_size)
 
 
