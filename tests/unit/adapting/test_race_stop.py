@@ -7,12 +7,23 @@ from pathlib import Path
 import pytest
 
 from layerlens.adapting.race import race
+from layerlens.artifacts.plan import Plan
+from layerlens.config import RaceConfig
 from tests.unit.adapting.races import QUICK, Parts, Watcher, made_parts, pair
 
 
 @pytest.fixture
 def parts(tmp_path: Path) -> Parts:
     return made_parts(tmp_path / "model")
+
+
+def stopped(name: str, candidates: dict[str, Plan], parts: Parts, config: RaceConfig, state: Path, *, after: int) -> Plan:
+    """What a race makes of a plan that was interrupted `after` so many steps of progress and gone on with out of time."""
+    task_model, data, part, _ = parts
+    with pytest.raises(KeyboardInterrupt):
+        race(candidates[name], candidates, task_model, data, part, config, state_path=state, progress=Watcher(after))
+    out_of_time = config.model_copy(update={"max_seconds": 1e-6})
+    return race(candidates[name], candidates, task_model, data, part, out_of_time, state_path=state)
 
 
 def test_a_race_out_of_time_starts_no_new_run(parts: Parts) -> None:
@@ -30,13 +41,9 @@ def test_a_race_out_of_time_starts_no_new_run(parts: Parts) -> None:
 
 
 def test_a_race_stopped_before_it_measured_enough_leaves_the_plan_and_says_how_far_it_ran(parts: Parts, tmp_path: Path) -> None:
-    task_model, data, part, candidates = parts
+    candidates = parts[-1]
     config = QUICK.model_copy(update={"min_steps": 4, "tuning_steps": 200, "share": 0.2})
-    state = tmp_path / "state.json"
-    with pytest.raises(KeyboardInterrupt):
-        race(candidates["mlp"], candidates, task_model, data, part, config, state_path=state, progress=Watcher(4))
-    out_of_time = config.model_copy(update={"max_seconds": 1e-6})
-    raced = race(candidates["mlp"], candidates, task_model, data, part, out_of_time, state_path=state)
+    raced = stopped("mlp", candidates, parts, config, tmp_path / "state.json", after=4)
     assert raced.race is not None
     assert raced.race.verdict == (
         "stopped by its time limit after round 1 of 2, 1 seed: too little to choose by; the plan stays mlp"
@@ -49,14 +56,10 @@ def test_a_race_stopped_before_it_measured_enough_leaves_the_plan_and_says_how_f
 def test_a_race_stopped_after_a_finalist_s_steps_from_two_seeds_chooses_and_says_how_far_it_came(
     parts: Parts, tmp_path: Path
 ) -> None:
-    task_model, data, part, candidates = parts
+    candidates = parts[-1]
     changes = {"min_steps": 50, "tuning_steps": 60, "held_out_samples": 40, "batch_size": 16, "num_seeds": 3}
     config, runners = QUICK.model_copy(update=changes), pair(candidates, "uniform", "all")
-    state = tmp_path / "state.json"
-    with pytest.raises(KeyboardInterrupt):
-        race(runners["uniform"], runners, task_model, data, part, config, state_path=state, progress=Watcher(5))
-    out_of_time = config.model_copy(update={"max_seconds": 1e-6})
-    raced = race(runners["uniform"], runners, task_model, data, part, out_of_time, state_path=state)
+    raced = stopped("uniform", runners, parts, config, tmp_path / "state.json", after=5)
     assert raced.race is not None
     assert raced.race.verdict.startswith("stopped by its time limit after round 1 of 1, 2 seeds: all won by ")
     assert (raced.race.winner, raced.race.is_blind, raced.race.is_stopped) == ("all", False, True)
