@@ -35,14 +35,32 @@ class TrainedFor(Frozen):
 
     task: TaskInfo = Field(description="the task whose head the base model gets")
     split_seed: int = Field(description="seed that shared out the samples")
+    data: str | None = Field(default=None, description="whose samples these were; of older versions unknown")
+    keeps_test: bool = Field(default=True, description="whether some of them were kept for the test, none trained on")
 
 
-def save_adapter(folder: Path, adapted: PeftModel, plan: Plan, task_model: TaskModel) -> None:
+def save_adapter(
+    folder: Path,
+    adapted: PeftModel,
+    plan: Plan,
+    task_model: TaskModel,
+    *,
+    data: str | None = None,
+    keeps_test: bool = True,
+) -> None:
     """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT does, with equal bytes for equal weights.
 
     PEFT lists the target modules in the order of a hash, shortens them to suffixes, and names the base by the place
     it was loaded from; here they are the full paths in order, and the base is the id the plan was made for. Bottlenecks and
     prefixes, which PEFT does not know, lie in a sidecar (`sidecar.py`).
+
+    Args:
+        folder: What is written, or replaced.
+        adapted: The trained model, as PEFT wraps it.
+        plan: What it was adapted by.
+        task_model: What it was trained over.
+        data: What it was trained on, by a name that holds from any folder.
+        keeps_test: Whether samples of these data were kept for the test; false where the test had data of its own.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -62,7 +80,7 @@ def save_adapter(folder: Path, adapted: PeftModel, plan: Plan, task_model: TaskM
             write_sidecar(staged, task_model.model, plan, base_model)
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         weights = staged / WEIGHTS_FILE
-        told = TrainedFor(task=plan.task, split_seed=plan.metadata.seed)
+        told = TrainedFor(task=plan.task, split_seed=plan.metadata.seed, data=data, keeps_test=keeps_test)
         added = {BASE_HASH: plan.model.hash, TRAINED_FOR: told.model_dump_json()}
         weights.write_bytes(with_metadata(weights.read_bytes(), added))
         # PEFT's card holds nothing but a template and the base's path.

@@ -20,6 +20,7 @@ from layerlens.artifacts.plan import Plan
 from layerlens.config import TuneConfig
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import Partition
+from layerlens.data.source_name import whole_name
 from layerlens.errors import DataError
 from layerlens.models.load import TaskModel
 from layerlens.models.threads import threads
@@ -92,7 +93,9 @@ def tune(
                 adapted,
                 spec,
                 out=out,
-                keep=lambda: save_adapter(kept, adapted, plan, task_model),
+                keep=lambda: save_adapter(
+                    kept, adapted, plan, task_model, data=whole_name(data.id), keeps_test=bool(part.test)
+                ),
                 progress=progress,
                 hooks=hooks,
             )

@@ -30,6 +30,7 @@ from layerlens.config import EvaluateConfig, output_path
 from layerlens.data.dataset import LoadedData
 from layerlens.data.labels import HeadLabels
 from layerlens.data.partition import partition
+from layerlens.data.source_name import is_same_source
 from layerlens.errors import CheckpointError, ConfigError
 from layerlens.evaluation.run import evaluate_model, make_evaluation
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
@@ -58,7 +59,7 @@ def evaluate(
     Args:
         model: A folder that `tune` wrote (or the `adapter/` in it), or a fine-tuned model.
         data: What to score on. Samples that tuning may have trained on are left out where `data` is the data it was
-            tuned on and splits itself; give a file of its own to score on all of it.
+            tuned on; give other data to score on all of them.
         against: Another model or adapter.
         out: The evaluation to write.
         config: Task, columns, batch size, `max_eval_samples`.
@@ -94,12 +95,14 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Model:
-    """A model that is to be scored: a plain one, or an adapter with its base and the seed that shared out its samples."""
+    """A model that is to be scored: a plain one, or an adapter with its base, the seed that shared out its samples, and whose."""
 
     name: str
     checkpoint: Checkpoint
     adapter: AdapterFolder | None = None
     split_seed: int | None = None
+    data: str | None = None
+    keeps_test: bool = True
 
     @classmethod
     def of(cls, name: str) -> _Model:
@@ -107,10 +110,16 @@ class _Model:
         if folder is None:
             return cls(name, open_checkpoint(name))
         adapter, plan = open_adapter(folder), folder.parent / PLAN_FILE
-        seed = adapter.trained_for.split_seed if adapter.trained_for is not None else None
-        if seed is None and plan.exists():
-            seed = load_plan(plan).metadata.seed
-        return cls(name, base_checkpoint(adapter), adapter, seed)
+        base, told = base_checkpoint(adapter), adapter.trained_for
+        if told is None:
+            return cls(name, base, adapter, load_plan(plan).metadata.seed if plan.exists() else None)
+        return cls(name, base, adapter, told.split_seed, told.data, told.keeps_test)
+
+    def may_have_trained_on(self, data: LoadedData) -> bool:
+        """Whether samples of these data trained it; where it does not tell, any source that has splits of its own may be it."""
+        if self.split_seed is None:
+            return False
+        return data.splits is not None if self.data is None else is_same_source(self.data, data.id)
 
 
 def _opened_data(models: Sequence[_Model], data: str, config: EvaluateConfig) -> list[LoadedData]:
@@ -120,20 +129,28 @@ def _opened_data(models: Sequence[_Model], data: str, config: EvaluateConfig) ->
         told = None if model.adapter is None else told_task(model.adapter)
         first = opened[0].task.info if opened else None
         opened.append(open_data(model.checkpoint, data, config, told or first, keeps_head=model.adapter is None))
-        if told is not None and _is_test_drawn(opened[-1]):
+        if told is not None and model.may_have_trained_on(opened[-1]):
             check_windows(told, opened[-1], config.max_length)
     return opened
 
 
 def _indices(data: LoadedData, models: Sequence[_Model], config: EvaluateConfig) -> list[int]:
-    """All samples of a file, of a source with splits of its own the test part; `max_eval_samples` of them, those of `tune`.
+    """The test part of what trained a model and of a source with splits of its own, all samples of any other file.
+
+    `max_eval_samples` of them are those of `tune`.
 
     Raises:
-        ConfigError: what is kept for the test of one model may have trained another.
+        ConfigError: what is kept for the test of one model may have trained another, or nothing was kept for it.
     """
     indices: Sequence[int] = range(len(data.examples))
-    if data.splits is not None:
-        seeds = {model.split_seed: model.name for model in models if model.split_seed is not None} or {config.seed: ""}
+    trained = [model for model in models if model.may_have_trained_on(data)]
+    if lost := [model.name for model in trained if not model.keeps_test and "test" not in (data.splits or ())]:
+        raise ConfigError(
+            f"{lost[0]} was tuned on {data.id} with test data of their own, so no sample of it was kept for a test; "
+            "give data that it was not tuned on"
+        )
+    if trained or data.splits is not None:
+        seeds = {model.split_seed: model.name for model in trained if model.split_seed is not None} or {config.seed: ""}
         parts = {seed: partition(len(data.examples), data.splits, seed=seed, has_eval_data=False).test for seed in seeds}
         indices = parts[next(iter(seeds))]
         if any(set(part) != set(indices) for part in parts.values()):
@@ -143,11 +160,6 @@ def _indices(data: LoadedData, models: Sequence[_Model], config: EvaluateConfig)
                 "give data that neither was tuned on"
             )
     return sorted(choose(indices, config.max_eval_samples, seed=EVAL_SEED))
-
-
-def _is_test_drawn(data: LoadedData) -> bool:
-    """Whether what is scored on was drawn from a source's training samples."""
-    return data.splits is not None and "test" not in data.splits
 
 
 def _check_same_samples(models: Sequence[_Model], loaded: Sequence[LoadedData], indices: Sequence[int]) -> None:

@@ -33,6 +33,7 @@ from layerlens.data.dataset import LoadedData
 from layerlens.data.encoders.prepared import LENGTH_KEYS
 from layerlens.data.example import Example
 from layerlens.data.partition import partition
+from layerlens.data.source_name import is_same_source
 from layerlens.data.sources.decoding import read_text
 from layerlens.errors import CheckpointError, ConfigError
 from layerlens.evaluation.divergence_run import compare_embeddings, compare_on_samples, compare_on_text
@@ -109,11 +110,8 @@ class _Comparison:
     @property
     def is_calibration_data(self) -> bool:
         """Whether the data are those that the folder was calibrated on, by whatever path they are named now."""
-        given, told = Path(self.data_name).expanduser(), self.plan.metadata.get("run", {}).get("data")
-        if told is None or told == self.data_name:
-            return told is not None
-        known = Path(told).expanduser()
-        return given.exists() and known.exists() and given.samefile(known)
+        told = self.plan.metadata.get("run", {}).get("data")
+        return told is not None and is_same_source(self.data_name, told)
 
     def run(self, model: str, command: str) -> CompressionEvaluation:
         loaded, examples = self._examples()

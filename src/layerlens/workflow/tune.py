@@ -18,6 +18,7 @@ from layerlens.artifacts.store import write_json
 from layerlens.artifacts.versions import installed_versions
 from layerlens.config import BaseFormat, RaceConfig, TrainingConfig, TuneConfig, output_path
 from layerlens.data.dataset import LoadedData
+from layerlens.data.source_name import is_same_source
 from layerlens.errors import ConfigError, DataError, ManifestError
 from layerlens.evaluation.run import make_evaluation
 from layerlens.progress import SILENT, Progress
@@ -211,17 +212,11 @@ def _evaluation_samples(opened: Opened, config: TrainingConfig) -> tuple[LoadedD
         raise DataError(f"{config.eval_data} holds no samples to evaluate on; give another --eval-data")
     if tests := [index for index, split in enumerate(data.splits or []) if split == "test"]:
         return data, tests
-    if _is_same_source(data.id, opened.data.id):
+    if is_same_source(data.id, opened.data.id):
         raise DataError(
             f"--eval-data {data.id} is what is trained on and has no test split; leave --eval-data out for a seeded split"
         )
     return data, range(len(data.examples))
-
-
-def _is_same_source(first: str, second: str) -> bool:
-    """Whether two names of data sets are one set's: the same name, or two paths of one file or folder."""
-    paths = [Path(name).expanduser() for name in (first, second)]
-    return first == second or (all(path.exists() for path in paths) and paths[0].samefile(paths[1]))
 
 
 def _base_of(config: TrainingConfig) -> str | None:

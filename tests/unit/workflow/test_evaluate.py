@@ -18,6 +18,8 @@ from layerlens.adapting.save import save_adapter
 from layerlens.artifacts.evaluation import Evaluation
 from layerlens.artifacts.plan import save_plan
 from layerlens.config import EvaluateConfig
+from layerlens.data.partition import partition
+from layerlens.data.source_name import whole_name
 from layerlens.errors import ConfigError
 from layerlens.models.foreign import quiet
 from layerlens.words import Method, TaskKind
@@ -110,14 +112,14 @@ def test_names_that_are_not_the_data_s_are_told(tmp_path: Path) -> None:
     assert not any("calls its classes" in note for note in untold.notes)
 
 
-def adapter(folder: Path, family: str, seed: int) -> Path:
-    """A folder as `tune` leaves it, of a plan whose profile had this seed."""
+def adapter(folder: Path, family: str, seed: int, **trained_on: Any) -> Path:
+    """A folder as `tune` leaves it, of a plan whose profile had this seed; of older versions where nothing is told of its data."""
     kind = kind_of(family)
     task_model = tiny_task_model(family, folder / "base", kind)
     plan = mixed_plan(task_model, kind, (Method.LORA,))
     plan = plan.model_copy(update={"metadata": plan.metadata.model_copy(update={"seed": seed})})
     with attached(task_model.model, plan, seed=0) as adapted:
-        save_adapter(folder / "run" / "adapter", adapted, plan, task_model)
+        save_adapter(folder / "run" / "adapter", adapted, plan, task_model, **trained_on)
     save_plan(folder / "run" / "plan.json", plan)
     return folder / "run"
 
@@ -161,6 +163,26 @@ def test_two_plans_are_scored_on_what_neither_has_trained_on(tmp_path: Path, mon
     assert seen[-2] == seen[-1]
     scores(models[2], drawn)
     assert seen[0] != seen[-1]
+
+
+def test_of_what_it_was_tuned_on_only_the_test_part_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, other = (image_folder(tmp_path / name, ".") for name in ("trained", "other"))
+    monkeypatch.chdir(tmp_path)
+    model = adapter(tmp_path / "kept", "vit", 3, data=whole_name("trained"))
+    seen = seen_indices(monkeypatch)
+    total = len(list(trained.rglob("*.png")))
+    for data in (Path("trained"), trained, other):
+        scores(model, data)
+    kept = sorted(partition(total, None, seed=3, has_eval_data=False).test)
+    assert seen == [kept, kept, list(range(total))]
+    spent = adapter(tmp_path / "spent", "vit", 3, data=whole_name("trained"), keeps_test=False)
+    with pytest.raises(ConfigError, match=r"spent/run was tuned on trained with test data of their own, .* give data that it was"):
+        scores(spent, Path("trained"))
+    scores(spent, other)
+    # A test split of the source's own was never trained on.
+    fixed = image_folder(tmp_path / "fixed", "train", "test")
+    scores(adapter(tmp_path / "whole", "vit", 3, data=whole_name("fixed"), keeps_test=False), fixed)
+    assert len(seen[-1]) == len(list((fixed / "test").rglob("*.png")))
 
 
 def test_windows_of_two_lengths_are_not_the_same_samples(tmp_path: Path) -> None:
