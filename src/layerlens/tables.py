@@ -132,7 +132,8 @@ def show_race(result: RaceResult) -> bool:
     for candidate in race.candidates:
         mark = " ← chosen" if candidate.name == race.winner else ""
         table.add_row(candidate.name + mark, f"{candidate.held_out_loss:.4f}", str(candidate.steps), str(len(candidate.seeds)))
-    _console.print(table)
+    if race.candidates:
+        _console.print(table)
     _console.print(race.verdict, markup=False)
     return True
 

@@ -81,6 +81,8 @@ def test_metrics_need_weights() -> None:
         ProfilingConfig(metrics=["fisher"], metric_weights={"fisher": 0.0})
     with pytest.raises(ValidationError, match="unknown beauty"):
         ProfilingConfig(metrics=["beauty"])
+    with pytest.raises(ValidationError, match="proxy: off, but of metrics only proxy_eval has a weight"):
+        ProfilingConfig(metrics=["fisher", "proxy_eval"], metric_weights={"fisher": 0.0, "proxy_eval": 1.0}, proxy="off")
 
 
 def test_seeds_are_read_from_commas() -> None:

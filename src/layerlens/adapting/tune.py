@@ -93,9 +93,7 @@ def tune(
                 adapted,
                 spec,
                 out=out,
-                keep=lambda: save_adapter(
-                    kept, adapted, plan, task_model, data=whole_name(data.id), keeps_test=bool(part.test)
-                ),
+                keep=lambda: save_adapter(kept, adapted, plan, task_model, data=whole_name(data.id), keeps_test=bool(part.test)),
                 progress=progress,
                 hooks=hooks,
             )

@@ -98,7 +98,8 @@ def placed(suite: BenchSuite, folder: Path | None, config: BenchConfig, environm
             if root is None:
                 unfilled.setdefault(place, []).append(text)
                 return text
-            text = text.replace(f"${{{place}}}", str(output_path(root)))
+            # Whole, so that a suite resumes from whatever folder its roots are named.
+            text = text.replace(f"${{{place}}}", str(output_path(root).absolute()))
             if not Path(text).exists():
                 faults.append(f"suite {suite.name}: {text} does not exist; see {FLAGS[place]}")
                 return text

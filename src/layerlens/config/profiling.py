@@ -92,4 +92,8 @@ class ProfilingConfig(DataConfig):
             raise ValueError(f"metric_weights: no weight of 0 or more for {', '.join(missing)}")
         if sum(self.metric_weights[name] for name in self.metrics) <= 0:
             raise ValueError("metric_weights: all are zero")
+        if self.proxy == "off" and not any(self.metric_weights[name] for name in self.metrics if name != "proxy_eval"):
+            raise ValueError(
+                "proxy: off, but of metrics only proxy_eval has a weight; add gradient_energy or fisher, or leave proxy on"
+            )
         return self

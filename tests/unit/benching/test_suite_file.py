@@ -79,7 +79,8 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
         read_suite("smok")
 
 
-def test_places_are_filled_by_option_before_variable(tmp_path: Path) -> None:
+def test_places_are_filled_by_option_before_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "models" / "m").mkdir(parents=True)
     for name in ("train.csv", "test.csv"):
@@ -89,6 +90,8 @@ def test_places_are_filled_by_option_before_variable(tmp_path: Path) -> None:
     for config, variables in (
         (BenchConfig(data_root=str(tmp_path / "data")), {"LAYERLENS_DATA": "/nowhere"}),
         (BenchConfig(), {"LAYERLENS_DATA": str(tmp_path / "data")}),
+        # From whatever folder a root is named, the suite is the same one and resumes.
+        (BenchConfig(data_root="data"), {}),
     ):
         found = placed(asked, None, config, variables)
         assert found.tasks["t"].data == str(tmp_path / "data" / "train.csv")

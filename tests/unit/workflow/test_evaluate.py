@@ -113,7 +113,7 @@ def test_names_that_are_not_the_data_s_are_told(tmp_path: Path) -> None:
 
 
 def adapter(folder: Path, family: str, seed: int, **trained_on: Any) -> Path:
-    """A folder as `tune` leaves it, of a plan whose profile had this seed; of older versions where nothing is told of its data."""
+    """A folder as `tune` leaves it, of a plan whose profile had this seed; of older versions without `trained_on`."""
     kind = kind_of(family)
     task_model = tiny_task_model(family, folder / "base", kind)
     plan = mixed_plan(task_model, kind, (Method.LORA,))
@@ -176,7 +176,9 @@ def test_of_what_it_was_tuned_on_only_the_test_part_is_scored(tmp_path: Path, mo
     kept = sorted(partition(total, None, seed=3, has_eval_data=False).test)
     assert seen == [kept, kept, list(range(total))]
     spent = adapter(tmp_path / "spent", "vit", 3, data=whole_name("trained"), keeps_test=False)
-    with pytest.raises(ConfigError, match=r"spent/run was tuned on trained with test data of their own, .* give data that it was"):
+    with pytest.raises(
+        ConfigError, match=r"spent/run was tuned on trained with test data of their own, .* give data that it was"
+    ):
         scores(spent, Path("trained"))
     scores(spent, other)
     # A test split of the source's own was never trained on.
