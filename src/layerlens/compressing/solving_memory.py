@@ -15,7 +15,7 @@ from functools import cache
 from layerlens.compressing.matrices import Matrix, Place
 from layerlens.compressing.moment_sums import MOST_FULL
 from layerlens.compressing.option_grid import OptionGrid, kept_bytes
-from layerlens.linalg.error_feedback import LARGEST_SHARE
+from layerlens.linalg.error_feedback import num_largest
 from layerlens.linalg.leading_subspace import COLUMNS_AT_ONCE, LARGEST_DOUBLE, LONG, OVERSAMPLING
 from layerlens.linalg.second_order_rounding import rows_at_once
 
@@ -45,7 +45,7 @@ def _bytes_of_shape(rows: int, columns: int, is_row_by_row: bool, grid: OptionGr
             return kept + (_FLOAT + _HALF) * numbers + _FLOAT * (3 * inputs + 4 * smaller**2)
         return _FLOAT * (3 * inputs + 2 * outputs + 4 * numbers + 2 * smaller**2)
     at_once = min(rows, rows_at_once(columns)) * columns
-    rounding = _FLOAT * (int((2 + LARGEST_SHARE) * inputs) + outputs + numbers + _ROW_COPIES * at_once)
+    rounding = _FLOAT * (2 * inputs + columns * num_largest(columns) + outputs + numbers + _ROW_COPIES * at_once)
     long = max(rows, columns)
     width = max(grid.ranks(rows, columns), default=0) + OVERSAMPLING
     # A table's long side is gone through in parts, but for the factor itself.

@@ -39,8 +39,9 @@ _LARGEST_DOUBLE = 2048
 #: Blocks of rows: more make good more (of 256 rows, 16 blocks leave 5 % more loss than 64), in as many more small products.
 _ROW_BLOCKS = 32
 _SMALLEST_ROW_BLOCK = 8
-#: Share of a factor's columns that are the largest.
-LARGEST_SHARE = 0.125
+#: Share of a factor's columns that are the largest, and how many they are at most: they are copied out of a factor for which a
+#: 7B model's longest inputs leave little room, and a third of them tells nearly as much.
+_LARGEST_SHARE, _MOST_LARGEST = 0.125, 512
 #: Numbers of a factor that change places at once.
 _TURNED_AT_ONCE = 1 << 22
 
@@ -116,8 +117,13 @@ def input_feedback(
     order = (groups.unsqueeze(1) * group_size + grouped.argsort(dim=1, descending=True, stable=True)[groups]).flatten()
     factor, ridge = _upper_factor(gram, order, damping)
     pivots, lengths = factor.diagonal().square(), torch.linalg.vector_norm(factor, dim=0)
-    largest = lengths.topk(math.ceil(LARGEST_SHARE * len(order))).indices
+    largest = lengths.topk(num_largest(len(order))).indices
     return InputFeedback(gram, ridge, order, factor.div_(factor.diagonal().clone()), pivots, largest, len(input_gram), group_size)
+
+
+def num_largest(features: int) -> int:
+    """Columns of a factor of so many features that are taken for its largest."""
+    return min(math.ceil(_LARGEST_SHARE * features), _MOST_LARGEST)
 
 
 def output_feedback(output_gram: Float[Tensor, "out_features out_features"], *, damping: float = DAMPING) -> OutputFeedback:
