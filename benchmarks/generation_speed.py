@@ -11,10 +11,10 @@ its factors' width, and factors are drawn too. Rows are processes of their own: 
 generates greedily, then takes turns with the dense model, so that a busy machine slows both. Medians over the runs, prompt of 16
 tokens included; formats without a kernel (decoded on use) generate fewer tokens and are shown for completeness.
 
-"plan" is what a plan counts, the bytes of the folder's tensors; "in memory" the bytes of all parameters and buffers after
-generation, when weights have the form that the kernels want. "anonymous" and "file" say how much larger the process became by
-loading and generating (the dense model is loaded later): memory of its own, activations, caches and what the allocator holds back
-included, and pages of the mapped folder, which the system can take back. Bytes in MB of a million.
+"plan" is what a plan counts, the bytes of the folder's tensors; "weights" the bytes of all parameters and buffers after
+generation, when they have the form that the kernels want. "resident" says how much larger the process became by loading and
+generating (the dense model is loaded later), and is what memory is judged by: memory of its own, with what of caches and of the
+allocator's stays behind, and pages of the mapped folder ("of files"), which the system can take back. Bytes in MB of a million.
 """
 
 from __future__ import annotations
@@ -145,21 +145,18 @@ def measured_row(name: str, tokens: int, repeats: int, threads: int) -> dict[str
     import transformers
 
     import layerlens  # noqa: F401  (transformers knows the format by it)
-    from layerlens.evaluation.generation import generation_speed, weight_bytes
+    from layerlens.evaluation.generation import generate_once, generation_speed, load_measured, weight_bytes
 
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
     is_fast = name in HAS_KERNEL
     prompt = torch.randint(0, 32_000, (1, PROMPT_TOKENS), generator=torch.Generator().manual_seed(0))
     load = transformers.AutoModelForCausalLM.from_pretrained
-    before = _resident()
-    model = load(FOLDER / name, local_files_only=True).eval()
-    loaded = weight_bytes(model)
-    with torch.inference_mode():
-        model.generate(
-            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=2, do_sample=False, pad_token_id=0
-        )
-    used, after = weight_bytes(model), _resident()
+    generate_once(_tiny(), prompt)
+    model, memory = load_measured(
+        lambda: load(FOLDER / name, local_files_only=True).eval(), lambda model: generate_once(model, prompt)
+    )
+    of_files = (memory.file_after_bytes or 0) - (memory.file_before_bytes or 0)
     dense = load(FOLDER / "dense", dtype=torch.bfloat16, local_files_only=True).eval()
     speed = generation_speed(
         dense,
@@ -169,10 +166,9 @@ def measured_row(name: str, tokens: int, repeats: int, threads: int) -> dict[str
         repeats=repeats if is_fast else FEW_REPEATS,
     )
     return {
-        "loaded_bytes": loaded,
-        "used_bytes": used,
-        "anonymous_growth_bytes": after["RssAnon"] - before["RssAnon"],
-        "file_growth_bytes": after["RssFile"] - before["RssFile"],
+        "used_bytes": memory.weight_bytes,
+        "anonymous_growth_bytes": memory.resident_after_bytes - memory.resident_before_bytes - of_files,
+        "file_growth_bytes": of_files,
         "dense_bytes": weight_bytes(dense),
         "dense_tokens_per_second": speed.tokens_per_second.before,
         "tokens_per_second": speed.tokens_per_second.after,
@@ -182,12 +178,6 @@ def measured_row(name: str, tokens: int, repeats: int, threads: int) -> dict[str
         "threads": threads,
         "load_average": os.getloadavg()[0],
     }
-
-
-def _resident() -> dict[str, int]:
-    """Bytes of this process in memory now, its own and of files."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "RssFile"))}
 
 
 def _tiny() -> Any:
@@ -201,21 +191,23 @@ def _tiny() -> Any:
     return transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
 
 
-def _generate(model: Any, prompt: Any) -> None:
-    import torch
-
-    with torch.inference_mode():
-        model.generate(
-            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=2, do_sample=False, pad_token_id=0
-        )
-
-
 def show(results: dict[str, Any]) -> None:
     """One row a format."""
     any_row = next(iter(results.values()))
     title = f"dense bfloat16: {any_row['dense_bytes'] / 1e6:.1f} MB; batch 1, {any_row['threads']} thread(s)"
     table = Table(title=title)
-    columns = ("format", "plan MB", "in memory MB", "÷ plan", "anonymous", "file", "dense tokens/s", "tokens/s", "×", "tokens")
+    columns = (
+        "format",
+        "plan MB",
+        "weights ÷ plan",
+        "resident MB",
+        "of files",
+        "÷ plan",
+        "dense tokens/s",
+        "tokens/s",
+        "×",
+        "tokens",
+    )
     for column in columns:
         table.add_column(column, justify="left" if column == "format" else "right")
     table.add_column(f"× {SPEED_REACH:g} / {SPEED_GOAL:g}")
@@ -223,17 +215,18 @@ def show(results: dict[str, Any]) -> None:
     for name in (name for name in FORMATS if name in results):
         row = results[name]
         ratio = row["tokens_per_second"] / row["dense_tokens_per_second"]
-        over = row["used_bytes"] / row["plan_bytes"] - 1
+        resident = row["anonymous_growth_bytes"] + row["file_growth_bytes"]
+        over = resident / row["plan_bytes"] - 1
         speed = (
             ("goal" if ratio >= SPEED_GOAL else "yes" if ratio >= SPEED_REACH else "NO") if name in HAS_KERNEL else "no kernel"
         )
         table.add_row(
             name,
             f"{row['plan_bytes'] / 1e6:.1f}",
-            f"{row['used_bytes'] / 1e6:.1f}",
+            f"{row['used_bytes'] / row['plan_bytes']:.3f}",
+            f"{resident / 1e6:.1f}",
+            f"{row['file_growth_bytes'] / 1e6:.1f}",
             f"{1 + over:.3f}",
-            f"{row['anonymous_growth_bytes'] / 1e6:.0f}",
-            f"{row['file_growth_bytes'] / 1e6:.0f}",
             f"{row['dense_tokens_per_second']:.1f}",
             f"{row['tokens_per_second']:.1f}",
             f"{ratio:.2f}",

@@ -7,6 +7,7 @@ is imported by the command that needs it, so `--help` answers at once.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import shlex
@@ -14,7 +15,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
@@ -36,6 +38,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+#: What pydantic takes for true or false.
+_TRUTHS = {"true", "false", "t", "f", "yes", "no", "y", "n", "on", "off", "1", "0"}
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -77,7 +81,7 @@ def _run(name: str, typed: Sequence[str], *, is_own_process: bool) -> int:
     if any(argument in ("-h", "--help") for argument in typed):
         _parser(name, command).print_help()
         return EXIT_DONE
-    values = _parse(_parser(name, command), _respelt(command, typed))
+    values = _parse(_parser(name, command), _spelt_out(command, _respelt(command, typed)))
     call: dict[str, Any] = {_key(option): values.pop(_key(option)) for option in command.options}
     if missing := [option.name for option in command.options if option.is_required and call[_key(option)] is None]:
         raise ConfigError(f"{name}: missing {', '.join(missing)}; see `layerlens {name} --help`")
@@ -103,7 +107,7 @@ def _config(model: type[Frozen], given: dict[str, Any]) -> Frozen:
         return model(**given)
     except ValidationError as error:
         faults = [fault.removeprefix("(root): ").replace("value error, ", "") for fault in faults_of(error)]
-        flags = {field: f"--{field.replace('_', '-')}" for field in model.model_fields}
+        flags = {field: _flag(field) for field in model.model_fields}
         named = []
         for fault in faults:
             where, colon, rest = fault.partition(": ")
@@ -144,13 +148,38 @@ def _parser(name: str, command: Command) -> ArgumentParser:
     for field, info in command.config.model_fields.items():
         default = info.default if info.default is not PydanticUndefined else info.get_default(call_default_factory=True)
         shown = "" if default is None or default == [] or default == {} else f" (default: {_shown(default)})"
-        flag = f"--{field.replace('_', '-')}"
-        metavar = "{true,false}" if info.annotation is bool else field.upper()
+        flag = _flag(field)
+        form: dict[str, Any] = {"metavar": field.upper()}
+        if info.annotation is bool:
+            form = {"metavar": "{true,false}", "nargs": "?", "const": "true"}
+        elif _takes_several(info.annotation):
+            form |= {"action": _Together}
         # The config checks and converts every value, so that one place says what is wrong with it.
         parser.add_argument(
-            flag, *spellings.get(flag, []), type=_as_given, default=None, metavar=metavar, help=f"{info.description}{shown}"
+            flag, *spellings.get(flag, []), type=_as_given, default=None, help=f"{info.description}{shown}", **form
         )
     return parser
+
+
+class _Typed(str):
+    """Values that were typed: what is typed after them adds to them, where it takes the place of what a file says."""
+
+
+class _Together(argparse.Action):
+    """A list or a mapping that may be typed in parts: `--keep a --keep b` means `--keep a,b`."""
+
+    def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, _option: str | None = None) -> None:
+        before = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, _Typed(f"{before},{values}" if isinstance(before, _Typed) else values))
+
+
+def _takes_several(annotation: Any) -> bool:
+    """Whether a field is a list or a mapping, optional or not."""
+    if get_origin(annotation) is Annotated:
+        return _takes_several(get_args(annotation)[0])
+    return get_origin(annotation) in (list, dict) or (
+        NoneType in get_args(annotation) and any(map(_takes_several, get_args(annotation)))
+    )
 
 
 def _parse(parser: ArgumentParser, typed: Sequence[str]) -> dict[str, Any]:
@@ -182,8 +211,43 @@ def _respelt(command: Command, typed: Sequence[str]) -> list[str]:
     return [*arguments, *flags]
 
 
+def _spelt_out(command: Command, typed: Sequence[str]) -> list[str]:
+    """What was typed, in one way where there are several: `--keep a b` as `--keep a --keep b`, `--leave-one-out` as `=true`.
+
+    Words behind a list are its own only where the command's argument stands first, and a word behind a switch is the argument
+    only where it does not.
+    """
+    if command.config is None or not typed:
+        return list(typed)
+    fields = command.config.model_fields.items()
+    if typed[0].startswith("-"):
+        switches = {_flag(name) for name, info in fields if info.annotation is bool}
+        following = [*typed[1:], ""]
+        return [
+            f"{word}=true" if word in switches and after.lower() not in _TRUTHS else word
+            for word, after in zip(typed, following, strict=True)
+        ]
+    several = {_flag(name) for name, info in fields if _takes_several(info.annotation)}
+    several |= {alias for alias, flag in command.aliases if flag in several}
+    words: list[str] = []
+    flag, is_first = None, True
+    for word in typed:
+        if word.startswith("--"):
+            name, equals, _ = word.partition("=")
+            flag, is_first = name if name in several else None, not equals
+        elif flag is not None:
+            words += [] if is_first else [flag]
+            is_first = False
+        words.append(word)
+    return words
+
+
 def _as_given(value: Any) -> Any:
     return value
+
+
+def _flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
 
 
 def _key(option: Option) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from layerlens.artifacts.compression_evaluation import CompressionEvaluation, TextQuality
+from layerlens.artifacts.compression_evaluation import CompressionEvaluation, TextQuality, leave_one_out_of
 from layerlens.artifacts.evaluation import Evaluation
 from layerlens.artifacts.plan import Plan
 from layerlens.artifacts.validation import Validation
@@ -67,8 +67,16 @@ def show_compress(result: CompressResult) -> bool:
             name = f"{one.name} (baseline)" if one.is_baseline else one.name
             table.add_row(name, f"{one.bits_per_weight:.3f}", f"{one.kl_nats:.4g}", predicted)
         _console.print(table)
+        _console.print(
+            "the probes that anchor predictions are of the same samples as this race; layerlens evaluate measures on others",
+            markup=False,
+        )
+    if (trial := leave_one_out_of(plan)) is not None:
+        _console.print(f"pillars: {trial.named_pillars}", markup=False)
     for name, reason in result.left_out.items():
         _console.print(f"left out: {name}: {reason}", markup=False)
+    for name, reason in plan.metadata.get("only_measured", {}).items():
+        _console.print(f"measured, not to be written: {name}: {reason}", markup=False)
     for note in plan.metadata.get("notes", []):
         _console.print(f"note: {note}", markup=False)
     if plan.measured:
@@ -200,8 +208,8 @@ def _print_losses(result: CompressionEvaluation) -> None:
         _console.print(f"generation at batch 1: {speed.before:.1f} → {speed.after:.1f} tokens/s", markup=False)
     if result.travel is not None:
         _console.print(f"errors: {result.travel.summary}", markup=False)
-    if result.leave_one_out is not None and result.leave_one_out.pillars:
-        _console.print(f"pillars: {', '.join(result.leave_one_out.pillars[:10])}", markup=False)
+    if result.leave_one_out is not None:
+        _console.print(f"pillars: {result.leave_one_out.named_pillars}", markup=False)
     for note in result.notes:
         _console.print(f"note: {note}", markup=False)
 

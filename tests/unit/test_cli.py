@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from layerlens import cli
 from layerlens.config import OptimizationConfig
+from layerlens.errors import ConfigError
 
 
 @pytest.mark.parametrize("asked", [[], ["--help"], ["-h"], ["help"]])
@@ -59,6 +63,72 @@ def test_an_older_spelling_means_what_it_is_called_now(typed: list[str], meant: 
     command = cli.COMMANDS["compress"]
     parser = cli._parser("compress", command)
     assert cli._parse(parser, cli._respelt(command, typed)) == cli._parse(parser, meant)
+
+
+def typed(name: str, *words: str) -> dict[str, Any]:
+    """What an option that is not left out has been given."""
+    command = cli.COMMANDS[name]
+    values = cli._parse(cli._parser(name, command), cli._spelt_out(command, cli._respelt(command, words)))
+    return {key: value for key, value in values.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("m", "--keep", "a", "--keep", "b"),
+        ("m", "--keep", "a", "b"),
+        ("m", "--keep=a", "b", "--out", "o"),
+        ("m", "--keep", "a,b"),
+        ("--keep", "a", "--keep", "b", "m"),
+        ("--input_dir", "m", "--keep", "a", "--keep", "b"),
+    ],
+)
+def test_a_list_may_be_typed_in_parts(words: tuple[str, ...]) -> None:
+    found = typed("compress", *words)
+    assert (found["model"], found["keep"]) == ("m", "a,b")
+
+
+def test_a_mapping_may_be_typed_in_parts_and_takes_the_place_of_a_files(tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text("keep: [x, y]\nrole_ranks: {mlp.up: 64}\n")
+    ranks = ("--role-ranks", "mlp.up=16", "--role-ranks", "mlp.*=32")
+    assert typed("compress", "m", "--config", str(file), *ranks)["role_ranks"] == "mlp.up=16,mlp.*=32"
+    assert typed("compress", "m", "--config", str(file))["keep"] == ["x", "y"]
+    assert typed("plan", "p", "--methods", "lora", "none")["candidate_methods"] == "lora,none"
+
+
+def test_words_that_may_be_the_argument_are_taken_for_no_part_of_a_list() -> None:
+    assert typed("compress", "--keep", "a", "m")["model"] == "m"
+    with pytest.raises(ConfigError, match="unrecognized arguments: m"):
+        typed("compress", "--keep", "a", "b", "m")
+    with pytest.raises(ConfigError, match="unrecognized arguments: 4"):
+        typed("compress", "m", "--size", "3", "4")
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (("m", "--leave-one-out"), "true"),
+        (("m", "--leave-one-out", "--size", "1"), "true"),
+        (("--leave-one-out", "m"), "true"),
+        (("--leave-one-out", "off", "m"), "off"),
+        (("m", "--leave-one-out", "false"), "false"),
+    ],
+)
+def test_a_bare_switch_is_true(words: tuple[str, ...], value: str) -> None:
+    found = typed("compress", *words)
+    assert (found["model"], found["leave_one_out"]) == ("m", value)
+
+
+@pytest.mark.parametrize(("name", "option"), [("compress", "probes"), ("profile", "proxy")])
+def test_off_in_a_file_means_what_it_means_when_typed(tmp_path: Path, name: str, option: str) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(f"{option}: off\n")
+    model = cli.COMMANDS[name].config
+    assert model is not None
+    target = {"size": 1} if name == "compress" else {}
+    config = cli._config(model, {option: typed(name, "m", "--config", str(file))[option], **target})
+    assert getattr(config, option) == "off"
 
 
 def test_debug_shows_the_traceback_beside_the_line_and_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,12 +37,15 @@ from layerlens.data.task import Task
 from layerlens.errors import ConfigError, LayerLensError, NotFiniteError
 from layerlens.models.foreign import one_line
 from layerlens.progress import Progress
+from layerlens.streaming.memory_guard import MemoryGuard
 
 WEIGHTS_FILE = "trainable.safetensors"
 HISTORY_FILE = "history.json"
 TENSORBOARD_FOLDER = "tensorboard"
 #: The sample numbers of a batch, beside what the model takes.
 NUMBERS = "sample_numbers"
+#: Steps between handing freed memory back: at 16 it takes half a percent of the time, at 4 two.
+_GIVE_BACK_EVERY = 16
 #: Written when everything else of a checkpoint is; a checkpoint without it was cut short.
 WHOLE_FILE = "whole"
 
@@ -102,6 +105,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
                 data_collator=self._collate,
                 callbacks=[
                     ProgressCallback(progress, f"train {name}", len(batches)),
+                    GiveBackCallback(),
                     *hooks.callbacks,
                     WholeCallback(checkpoints),
                 ],
@@ -284,6 +288,18 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         for _ in self.ticks:
             pass
+
+
+class GiveBackCallback(TrainerCallback):  # type: ignore[misc]
+    """Hands freed memory back every few steps.
+
+    Batches are of many lengths, so the C library finds no hole that fits the next one and takes more instead: LoRA on every layer
+    of MiniLM grew from 1.7 GB after 40 steps to 3.1 after 690 without end, at 1.2 GB in use.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step % _GIVE_BACK_EVERY == 0:
+            MemoryGuard.give_back()
 
 
 class WholeCallback(TrainerCallback):  # type: ignore[misc]

@@ -84,7 +84,9 @@ class CompressedModelInfo(Frozen):
     architecture: str = Field(description="class that the folder's config names")
     num_parameters: int = Field(gt=0, description="all parameters of the checkpoint, tied ones once")
     size_bytes: int = Field(gt=0, description="bytes of all its safetensors tensors")
-    other_bytes: int = Field(ge=0, description="bytes of what is never compressed: norms, biases, small tables")
+    other_bytes: int = Field(
+        ge=0, description="bytes of what is never compressed: norms, biases, small tables, a sentence encoder's later modules"
+    )
 
 
 class Curves(Frozen):

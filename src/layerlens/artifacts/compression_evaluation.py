@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from layerlens.artifacts.compression import CompressionPlan
+from layerlens.artifacts.store import faults_of
+from layerlens.errors import ManifestError
 from layerlens.words import SCHEMA_VERSION, Frozen
 
 
@@ -122,7 +125,13 @@ class Memory(Frozen):
 
     weight_bytes: int = Field(description="bytes of all parameters and buffers, shared ones once")
     resident_before_bytes: int = Field(description="resident set of the process before the model was loaded")
-    resident_after_bytes: int = Field(description="and after")
+    resident_after_bytes: int = Field(description="and after it was loaded and had run once")
+    file_before_bytes: int | None = Field(
+        default=None,
+        description="pages of mapped files among those, which the system can take back; none where nobody tells, or where an "
+        "earlier release read all of this before the model had run and so before its weights were in memory",
+    )
+    file_after_bytes: int | None = None
 
 
 class MemoryChange(Frozen):
@@ -175,6 +184,24 @@ class LeaveOneOut(Frozen):
     def pillars(self) -> list[str]:
         """Layers whose reverting gives back far more than an even share, beyond doubt."""
         return [layer.layer for layer in self.layers if layer.is_pillar]
+
+    @property
+    def named_pillars(self) -> str:
+        """The pillars as a line has them: the first ten, or that there are none."""
+        return ", ".join(self.pillars[:10]) or f"none of {len(self.layers)} layers stands out"
+
+
+def leave_one_out_of(plan: CompressionPlan) -> LeaveOneOut | None:
+    """The trial that a plan tells of; None where none was asked for.
+
+    Raises:
+        ManifestError: it is damaged.
+    """
+    told = plan.metadata.get("leave_one_out")
+    try:
+        return None if told is None else LeaveOneOut.model_validate(told)
+    except ValidationError as error:
+        raise ManifestError.of([f"plan.json, metadata.leave_one_out: {fault}" for fault in faults_of(error)]) from error
 
 
 class CompressionEvaluation(Frozen):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +36,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         ConfigError: the folder cannot be written to or the disk is full.
     """
+    _put(path, content, os.replace)
+
+
+def _put(path: Path, content: bytes, publish: Callable[[str, Path], None]) -> None:
+    """Write a file beside its place, and give it its name by `publish`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -43,20 +48,23 @@ def write_bytes(path: Path, content: bytes) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
+                os.fchmod(file.fileno(), 0o644)
                 os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
+            publish(temporary, path)
+        finally:
             Path(temporary).unlink(missing_ok=True)
-            raise
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}; choose another output path") from error
 
 
 def write_json(path: Path, content: BaseModel | Mapping[str, Any]) -> None:
     """Write a model or mapping as indented JSON, atomically, with the same bytes for the same content."""
+    write_bytes(path, _json_bytes(content))
+
+
+def _json_bytes(content: BaseModel | Mapping[str, Any]) -> bytes:
     data = content.model_dump(mode="json") if isinstance(content, BaseModel) else content
-    write_bytes(path, (json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    return (json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path, model: type[ModelT]) -> ModelT:
@@ -153,9 +161,28 @@ def claim_folder(folder: Path, run: Mapping[str, Any], files: Sequence[str] = ()
     unfinished = _unfinished(folder, files)
     if folder.exists() and any(path not in unfinished for path in folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and belongs to no run of this command; choose another output folder")
-    write_json(marker, identity)
+    try:
+        _put(marker, _json_bytes(identity), _link)
+    except _ClaimedError:
+        return claim_folder(folder, run, files)
     _remove(unfinished)
     return False
+
+
+class _ClaimedError(Exception):
+    """Another process has claimed the folder in this very moment, for the same run or another."""
+
+
+def _link(temporary: str, path: Path) -> None:
+    """Give a file its name unless another has it."""
+    try:
+        os.link(temporary, path)
+    except (FileExistsError, FileNotFoundError) as error:
+        # Who was faster may have taken this half for one that a killed process left, and deleted it.
+        raise _ClaimedError from error
+    except OSError:
+        # Some file systems know no second names.
+        Path(temporary).replace(path)
 
 
 def _unfinished(folder: Path, files: Sequence[str]) -> list[Path]:
@@ -187,15 +214,39 @@ def working_alone(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: another process works there.
     """
-    with (folder / RUN_FILE).open("rb") as marker:
-        try:
-            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"another process is working in {folder}; wait for it, or choose another output folder") from error
-        except OSError:
-            # Some file systems know no locks; there two runs of one command are the user's to keep apart.
-            pass
+    # The folder itself: another file may come in place of any in it, and whoever locks that one is not kept out.
+    taken = ConfigError(f"another process is working in {folder}; wait for it, or choose another output folder")
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError as error:
+        # It worked under the same claim, and has failed and given the folder up since this one looked.
+        raise taken from error
+    try:
+        if not (_is_locked(descriptor) and _is_claimed(descriptor, folder)):
+            raise taken
         yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Lock an opened folder; False where another process has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # Some file systems know no locks; there two runs of one command are the user's to keep apart.
+        pass
+    return True
+
+
+def _is_claimed(descriptor: int, folder: Path) -> bool:
+    """Whether an opened folder still stands and has its claim: who worked there may have given it up since."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.stat()) and (folder / RUN_FILE).exists()
+    except FileNotFoundError:
+        return False
 
 
 def release_folder(folder: Path) -> None:

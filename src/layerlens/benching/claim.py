@@ -58,7 +58,7 @@ def claim_suite_folder(folder: Path, suite: BenchSuite, *, may_extend: bool) -> 
         way = "; --extend true lets a suite grow" if kept == grown and not changed else ""
         raise ConfigError(f"{folder} holds results of {' and of '.join(faults)}; choose another --out or remove it{way}")
     if differing or not contents.keys() <= known.keys():
-        # Who works here holds the file that lies there now, and would not notice another in its place.
+        # Who works here has read the claim that lies there now, and would not notice another in its place.
         with working_alone(folder):
             write_json(folder / RUN_FILE, identity | {_CONTENTS: known | contents})
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
-from layerlens.artifacts.compression import CompressionPlan, Curves, PlanMatrix
+from layerlens.artifacts.compression import CompressionPlan, Curves, Measured, PlanMatrix
 from layerlens.artifacts.plan import Budget, Chosen, Solver
 from layerlens.artifacts.versions import installed_versions
-from layerlens.budget.compression_candidates import OPTIMUM, Runner, baselines, other_readings
+from layerlens.budget.compression_candidates import OPTIMUM, Runner, barred, baselines, other_readings
 from layerlens.budget.cosine_target import mean_cosine, smallest_for_cosine
 from layerlens.budget.format_menu import Menu, Selection, menu_of
 from layerlens.budget.format_optimum import FormatOptimum, optimal_formats
-from layerlens.budget.format_reasons import BY_LOSS, BY_RANK, BY_RULE, reasons
+from layerlens.budget.format_reasons import BY_COSINE, BY_LOSS, BY_RANK, BY_RULE, reasons
 from layerlens.budget.low_rank_formats import fixed_rank_plan
 from layerlens.config import CompressConfig
 from layerlens.errors import InfeasibleBudgetError
 from layerlens.words import BudgetName
 
-FIXED_RANK = "fixed-rank"
+FIXED_RANK, SMALLEST = "fixed-rank", "smallest-for-cosine"
+#: What plans that a target itself fixes spend their bytes by.
+_SPENDING = {FIXED_RANK: BY_RANK, SMALLEST: BY_COSINE}
 #: Under this share of the bytes a plan says what stopped it.
 LOW_UTILISATION = 0.7
 
@@ -29,16 +33,26 @@ class CompressionPlans:
     """Everything that races.
 
     Args:
-        plan: What the target asks for: the optimum, or the fixed-rank form.
+        plan: What the target asks for: the optimum, the fixed-rank form, or the smallest that reaches the cosine.
         candidates: Our plans by name, `plan` first.
         baselines: What a person would do without us, by name, within the same bytes.
         left_out: Names of candidates and baselines that do not exist here, and why.
+        only_measured: Names of baselines that race but may not be written, and why.
     """
 
     plan: CompressionPlan
     candidates: dict[str, CompressionPlan]
     baselines: dict[str, CompressionPlan]
     left_out: dict[str, str]
+    only_measured: dict[str, str]
+
+    def first_to_write(self, measured: Sequence[Measured]) -> Measured:
+        """The best of those that may be written; the plan is always one of them.
+
+        Args:
+            measured: Everyone who raced, best first.
+        """
+        return next(one for one in measured if one.name not in self.only_measured)
 
 
 def plan_compression(curves: Curves, config: CompressConfig, *, command: str = "") -> CompressionPlans:
@@ -51,7 +65,8 @@ def plan_compression(curves: Curves, config: CompressConfig, *, command: str = "
 
     Returns:
         The plan, its candidates and the baselines. A plan's size is exact: bytes that are never compressed, and the sum over
-        matrices. Where the target is no number of bytes (a cosine, a rank), the plan's own bytes are everyone's limit.
+        matrices. Where the target is no number of bytes (a cosine, a rank), the plan's own bytes are everyone's limit, and of our
+        other plans those race that are predicted to reach the cosine.
 
     Raises:
         ConfigError: a policy does not suit the model, or the rank does not.
@@ -62,26 +77,49 @@ def plan_compression(curves: Curves, config: CompressConfig, *, command: str = "
     asked = limit_of(curves, config)
     if asked is not None and asked < menu.smallest_bytes:
         raise InfeasibleBudgetError(_too_small(menu, asked))
-    fixed = None if config.rank is None else fixed_rank_plan(menu)
-    by_cosine = None if config.cosine is None else smallest_for_cosine(menu, config.cosine)
-    if fixed is not None:
-        limit = menu.size_of(fixed)
-    elif by_cosine is not None:
-        limit = menu.size_of(by_cosine.selection)
-    else:
-        limit = asked or 0
-    optimum = by_cosine or optimal_formats([group.offers for group in menu.groups], limit - menu.other_bytes)
+    lead, notes = _asked_plan(menu)
+    limit = (asked or 0) if lead is None else menu.size_of(lead.selection)
+    optimum = optimal_formats([group.offers for group in menu.groups], limit - menu.other_bytes)
     if optimum is None:
         raise InfeasibleBudgetError(_too_small(menu, limit))
     readings, without = other_readings(menu, optimum, limit)
     rivals, absent = baselines(menu, limit)
-    ours = [Runner(FIXED_RANK, fixed)] if fixed is not None else []
-    ours += [Runner(OPTIMUM, optimum.selection), *readings]
+    ours = [Runner(OPTIMUM, optimum.selection), *readings]
+    short = {runner.name: reason for runner in ours if (reason := _shortfall(menu, runner.selection))}
+    ours = [*([lead] if lead else []), *(runner for runner in ours if runner.name not in short)]
+    reasons_against = {rival.name: (barred(menu, rival.selection), _shortfall(menu, rival.selection)) for rival in rivals}
+    only_measured = {name: "; ".join(filter(None, told)) for name, told in reasons_against.items() if any(told)}
+    left_out = {**short, **without, **absent}
     uniform = [menu.loss_of(rival.selection) for rival in rivals if rival.name.startswith("uniform")]
-    record = _Record(menu, optimum, asked, limit, min(uniform, default=None), command, installed_versions("numpy", "scipy"))
-    plans = {runner.name: record.plan(runner, BY_RANK if runner.name == FIXED_RANK else BY_LOSS) for runner in ours}
+    shared = {
+        "command": command,
+        "versions": installed_versions("numpy", "scipy"),
+        "seed": curves.seed,
+        "left_out": left_out,
+        "only_measured": only_measured,
+    }
+    record = _Record(menu, optimum, asked, limit, min(uniform, default=None), notes, shared)
+    plans = {runner.name: record.plan(runner, _SPENDING.get(runner.name, BY_LOSS)) for runner in ours}
     beside = {runner.name: record.plan(runner, BY_RULE) for runner in rivals}
-    return CompressionPlans(plans[ours[0].name], plans, beside, {**without, **absent})
+    return CompressionPlans(plans[ours[0].name], plans, beside, left_out, only_measured)
+
+
+def _asked_plan(menu: Menu) -> tuple[Runner | None, list[str]]:
+    """The plan that the target itself fixes, with what is to be said of it; none where the target is a number of bytes."""
+    config = menu.config
+    if config.rank is not None:
+        return Runner(FIXED_RANK, fixed_rank_plan(menu)), []
+    if config.cosine is None:
+        return None, []
+    found = smallest_for_cosine(menu, config.cosine)
+    gap = f"it is not proved that no plan up to {found.gap_bytes:,} bytes smaller reaches the cosine"
+    return Runner(SMALLEST, found.selection), [gap] if found.gap_bytes else []
+
+
+def _shortfall(menu: Menu, selection: Selection) -> str | None:
+    """Why a plan is not what was asked for, where a cosine was."""
+    target, cosine = menu.config.cosine, mean_cosine(menu.options_of(selection))
+    return None if target is None or cosine >= target else f"its predicted cosine, {cosine:.4g}, is below {target:g}"
 
 
 def limit_of(curves: Curves, config: CompressConfig) -> int | None:
@@ -89,8 +127,16 @@ def limit_of(curves: Curves, config: CompressConfig) -> int | None:
     if config.size is not None:
         return config.size
     if config.bits_per_weight is not None:
-        return math.floor(Fraction(config.bits_per_weight) * curves.model.num_parameters / 8)
+        # By its decimals, as it was typed: the binary number may lie below it.
+        return math.floor(Fraction(str(config.bits_per_weight)) * curves.model.num_parameters / 8)
     return None
+
+
+def smallest_told(menu: Menu) -> str:
+    """The smallest possible size, in words; its bits per weight are rounded up, so that the figure named is one that works."""
+    smallest = menu.smallest_bytes
+    ceiling = math.ceil(Fraction(8 * smallest * 10**4, menu.curves.model.num_parameters)) / 10**4
+    return f"{smallest:,} bytes ({ceiling:.4f} bits per weight)"
 
 
 @dataclass(frozen=True)
@@ -102,13 +148,13 @@ class _Record:
     asked_bytes: int | None
     limit_bytes: int
     uniform_loss: float | None
-    command: str
-    versions: dict[str, str]
+    notes: list[str]
+    metadata: dict[str, Any]
 
     def plan(self, runner: Runner, spending: str) -> CompressionPlan:
         menu, curves = self.menu, self.menu.curves
         options = menu.options_of(runner.selection)
-        limit = None if spending == BY_RANK else self.limit_bytes
+        limit = None if spending in _SPENDING.values() else self.limit_bytes
         sentences = reasons(menu, runner.selection, limit, spending)
         size = menu.size_of(runner.selection)
         layers = [
@@ -147,12 +193,10 @@ class _Record:
             bits_per_weight=menu.bits_per_weight(size),
             layers=layers,
             metadata={
-                "command": self.command,
+                **self.metadata,
                 "config": menu.config.model_dump(mode="json"),
-                "versions": self.versions,
-                "seed": curves.seed,
                 "predicted_cosine": mean_cosine(options),
-                "notes": self._notes(runner.selection, size),
+                "notes": [*self.notes, *self._notes(runner.selection, size)],
             },
         )
 
@@ -167,15 +211,11 @@ class _Record:
 
 
 def _too_small(menu: Menu, asked: int) -> str:
-    smallest, config = menu.smallest_bytes, menu.config
-    bits = menu.bits_per_weight(smallest)
+    config = menu.config
     if config.bits_per_weight is None:
         got = f"size: {asked:,} bytes ({menu.bits_per_weight(asked):.4g} bits per weight) are"
     else:
         got = f"bits_per_weight: {config.bits_per_weight:g} ({asked:,} bytes) is"
-    # Rounded up, so that the figure named is one that works.
-    ceiling = math.ceil(bits * 1e4) / 1e4
     return (
-        f"{got} below the smallest possible, {smallest:,} bytes ({ceiling:.4f} bits per weight); "
-        "allow more, or smaller widths and other formats, or keep less"
+        f"{got} below the smallest possible, {smallest_told(menu)}; allow more, or smaller widths and other formats, or keep less"
     )

@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from layerlens.artifacts.compression import Rounding
 from layerlens.artifacts.formats import Format, Scheme
-from layerlens.budget.format_menu import MatrixGroup, Menu, Offer, Selection
+from layerlens.budget.format_menu import MatrixGroup, Menu, Offer, Selection, without_policies
 from layerlens.budget.format_optimum import FormatOptimum, optimal_formats, staircase
+from layerlens.budget.format_policy import named
 from layerlens.budget.low_rank_formats import low_rank_plan
 from layerlens.budget.uniform_formats import LeftOut, uniform_plan
 from layerlens.words import Role
@@ -58,13 +60,30 @@ def other_readings(menu: Menu, optimum: FormatOptimum, limit_bytes: int) -> tupl
 
 
 def baselines(menu: Menu, limit_bytes: int) -> tuple[list[Runner], dict[str, str]]:
-    """Uniform widths by both roundings, plain and topped up, and 8-bit factors by plain and whitened SVD."""
-    found: dict[str, Selection | LeftOut] = {}
+    """Uniform widths by both roundings, plain and topped up, and 8-bit factors by plain and whitened SVD.
+
+    A baseline keeps to the policies where they leave one of its kind. Where they do not, it runs with all that the curves hold,
+    so that there is something to lose to; `barred` tells such a one.
+
+    Args:
+        menu: The groups and their offers.
+        limit_bytes: Bytes of the whole folder's tensors at most.
+
+    Returns:
+        The plans, and for each that does not exist the reason.
+    """
+    makers: dict[str, Callable[[Menu], Selection | LeftOut]] = {}
     for rounding in (Rounding.NEAREST, Rounding.SECOND_ORDER):
-        found[f"uniform-{rounding}"] = uniform_plan(menu, limit_bytes, rounding)
-        found[f"uniform-{rounding}-topped-up"] = uniform_plan(menu, limit_bytes, rounding, is_topped_up=True)
+        for suffix, is_topped_up in (("", False), ("-topped-up", True)):
+            makers[f"uniform-{rounding}{suffix}"] = partial(
+                uniform_plan, limit_bytes=limit_bytes, rounding=rounding, is_topped_up=is_topped_up
+            )
     for rounding in (Rounding.PLAIN, Rounding.WHITENED):
-        found[f"{rounding}-int8"] = low_rank_plan(menu, limit_bytes, rounding)
+        makers[f"{rounding}-int8"] = partial(low_rank_plan, limit_bytes=limit_bytes, rounding=rounding)
+    found = {name: make(menu) for name, make in makers.items()}
+    if any(isinstance(made, LeftOut) for made in found.values()):
+        wide = without_policies(menu)
+        found = {name: makers[name](wide) if isinstance(made, LeftOut) else made for name, made in found.items()}
     runners, left_out = _apart(found, [])
     for runner in runners:
         unused = limit_bytes - menu.size_of(runner.selection)
@@ -73,6 +92,14 @@ def baselines(menu: Menu, limit_bytes: int) -> tuple[list[Runner], dict[str, str
                 f"longer factors do not fit or are not on offer, so it runs with {unused:,} bytes fewer"
             )
     return runners, left_out
+
+
+def barred(menu: Menu, selection: Selection) -> str | None:
+    """Why the policies forbid to write a plan; none where they allow it."""
+    names = [
+        offer.scheme.name for group, offer in zip(menu.groups, selection, strict=True) if offer.scheme not in group.roundings
+    ]
+    return f"the policies leave out {named(list(dict.fromkeys(names)))}" if names else None
 
 
 def _apart(found: dict[str, Selection | LeftOut], earlier: Sequence[Runner]) -> tuple[list[Runner], dict[str, str]]:

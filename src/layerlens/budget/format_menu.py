@@ -43,6 +43,9 @@ class Offer:
 #: One offer per group.
 Selection = tuple[Offer, ...]
 
+#: Policies that take options of measured curves away, beside names to keep.
+_NARROWING = ("formats", "widths", "rank_floor", "first_block_rank", "last_block_rank", "role_ranks")
+
 
 @dataclass(frozen=True)
 class MatrixGroup:
@@ -132,6 +135,13 @@ def menu_of(curves: Curves, config: CompressConfig) -> Menu:
     if faults:
         raise ConfigError.of(faults)
     return Menu(curves, config, allowed, groups)
+
+
+def without_policies(menu: Menu) -> Menu:
+    """The same groups with all that the curves hold, but for what is kept by name; the menu itself where that is no more."""
+    defaults = {name: CompressConfig.model_fields[name].get_default(call_default_factory=True) for name in _NARROWING}
+    config = menu.config.model_copy(update=defaults)
+    return menu if config == menu.config else menu_of(menu.curves, config)
 
 
 def _group_key(place: int, matrix: MatrixCurve, config: CompressConfig) -> tuple:

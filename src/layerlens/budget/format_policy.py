@@ -16,7 +16,7 @@ from layerlens.config import CompressConfig
 from layerlens.errors import ConfigError, ManifestError
 from layerlens.words import Role
 
-#: Layers that an error names before it only counts.
+#: Names that a sentence lists before it only counts.
 NAMED = 3
 
 
@@ -154,9 +154,9 @@ def _rank_faults(curves: Curves, policies: Sequence[tuple[str, int] | None]) -> 
             above.setdefault(policy, []).append(f"{matrix.layer} ({matrix.out_features} x {matrix.in_features})")
         else:
             absent.setdefault(policy, []).append(f"{matrix.layer} (has {', '.join(map(str, ranks))})")
-    faults = [f"{name}: {rank} is above the smaller side of {_named(layers)}" for (name, rank), layers in above.items()]
+    faults = [f"{name}: {rank} is above the smaller side of {named(layers)}" for (name, rank), layers in above.items()]
     return faults + [
-        f"{name}: {rank} was not measured for {_named(layers)}; take one of these or measure again in another folder"
+        f"{name}: {rank} was not measured for {named(layers)}; take one of these or measure again in another folder"
         for (name, rank), layers in absent.items()
     ]
 
@@ -180,6 +180,7 @@ def check_ranks(curves: Curves, policies: Sequence[tuple[str, int] | None]) -> N
         raise ConfigError.of(faults)
 
 
-def _named(layers: Sequence[str]) -> str:
-    more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
-    return ", ".join(layers[:NAMED]) + more
+def named(things: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    more = f" and {len(things) - NAMED} more" if len(things) > NAMED else ""
+    return ", ".join(things[:NAMED]) + more

@@ -6,7 +6,7 @@ from layerlens.budget.format_menu import MatrixGroup, Menu, Offer, Selection
 from layerlens.budget.format_optimum import staircase
 
 #: How a plan came about, for the offers that it did not take although they would have fitted.
-BY_LOSS, BY_RULE, BY_RANK = "by loss", "by rule", "by rank"
+BY_LOSS, BY_RULE, BY_RANK, BY_COSINE = "by loss", "by rule", "by rank", "by cosine"
 
 
 def reasons(menu: Menu, selection: Selection, limit_bytes: int | None, spending: str) -> list[str]:
@@ -16,7 +16,7 @@ def reasons(menu: Menu, selection: Selection, limit_bytes: int | None, spending:
         menu: The groups and their offers.
         selection: The plan.
         limit_bytes: Bytes of the whole folder's tensors at most; none where the plan has no such limit.
-        spending: `BY_LOSS`, `BY_RULE` or `BY_RANK`.
+        spending: `BY_LOSS`, `BY_RULE`, `BY_RANK` or `BY_COSINE`.
     """
     left = None if limit_bytes is None else limit_bytes - menu.size_of(selection)
     found = {}
@@ -47,6 +47,8 @@ def _reason(group: MatrixGroup, offer: Offer, left: int | None, spending: str) -
     text += f"; {dearer.scheme.name} would cost {offer.loss - dearer.loss:.3g} less for {extra:,} bytes more"
     if spending == BY_RANK:
         return f"{text}: the rank was asked for"
+    if spending == BY_COSINE:
+        return f"{text}: the cosine is reached without it"
     if left is not None and extra > left:
         return f"{text}: only {left:,} left"
     return f"{text}: it would fit, but this plan spends {'by other figures' if spending == BY_LOSS else 'by a rule'}"

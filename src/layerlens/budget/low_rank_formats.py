@@ -6,8 +6,10 @@ al. 2024, arXiv 2403.07378). Ranks are those of the curves: multiples of 16, fro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from layerlens.artifacts.compression import Rounding
-from layerlens.artifacts.formats import Format, Scheme
+from layerlens.artifacts.formats import RANK_STEP, Format, Scheme, low_rank, size_bytes
 from layerlens.budget.format_menu import MatrixGroup, Menu, Offer, Selection
 from layerlens.budget.format_policy import check_ranks
 from layerlens.budget.uniform_formats import LeftOut, integer_offer, kept_scheme, topped_up
@@ -87,7 +89,8 @@ def fixed_rank_plan(menu: Menu) -> Selection:
     matrices that factors would make no smaller, are kept too.
 
     Raises:
-        ConfigError: the rank is above a matrix or not on its curve, the bits are not, or a group's members differ in rank.
+        ConfigError: the rank is above a matrix or not on its curve, the bits are not, a group's members differ in rank, or no
+            matrix would become smaller.
     """
     config = menu.config
     if config.rank is None:
@@ -129,7 +132,34 @@ def fixed_rank_plan(menu: Menu) -> Selection:
             faults.append(f"rank: {menu.matrices_of(group)[0].layer} has no {wanted} on its curve")
     if faults:
         raise ConfigError.of(faults)
+    if not any(offer.scheme.format is Format.LOW_RANK for offer in selection):
+        raise ConfigError(_nothing_saved(menu, is_long))
     return tuple(selection)
+
+
+def _nothing_saved(menu: Menu, is_long: Sequence[bool]) -> str:
+    """Why the fixed-rank form leaves every matrix as it is, and the largest rank that would not."""
+    config = menu.config
+    most = max((_largest_rank(menu, group) for group in menu.groups if all(is_long[place] for place in group.members)), default=0)
+    ranks = ", ".join(map(str, config.ranks_asked))
+    told = f"rank: factors of rank {ranks} x {config.quant_bits} bits make no matrix smaller, so nothing would be compressed"
+    if most:
+        return f"{told}; those of rank {most} or less would"
+    return f"{told}, and no other rank would; keep less, or give fewer --quant-bits or a lower --min-dim"
+
+
+def _largest_rank(menu: Menu, group: MatrixGroup) -> int:
+    """The largest rank whose factors are smaller than the group as it is kept; 0 where none are, or none are on offer."""
+    if not any(scheme.format is Format.LOW_RANK for scheme in group.roundings):
+        return 0
+    config, matrices = menu.config, menu.matrices_of(group)
+    kept = group.rounded(kept_scheme(group), Rounding.NONE).size_bytes
+    smaller = min(min(matrix.out_features, matrix.in_features) for matrix in matrices)
+    for rank in range(smaller // RANK_STEP * RANK_STEP, 0, -RANK_STEP):
+        factors = low_rank(rank, config.quant_bits, config.group_size)
+        if sum(size_bytes(factors, each.out_features, each.in_features, each.kept_element_bytes) for each in matrices) < kept:
+            return rank
+    return 0
 
 
 def _is_factors(scheme: Scheme, factor_bits: int) -> bool:

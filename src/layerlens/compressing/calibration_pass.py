@@ -27,6 +27,7 @@ from layerlens.errors import NotFiniteError, UnsupportedModelError
 from layerlens.models.replaced_forward import replaced_forwards
 from layerlens.models.sequences import as_sequences
 from layerlens.models.streamed.load import StreamedModel
+from layerlens.nn.row_scale import PLAIN, row_scale
 from layerlens.streaming.activation_store import ActivationStore
 from layerlens.streaming.samples import Part, Samples
 from layerlens.streaming.steps import StreamedSteps
@@ -143,6 +144,7 @@ class CalibrationPass(StreamedSteps):
         """
         found = TableMoments(matrix.out_features, matrix.in_features)
         module = self._model.model.get_submodule(matrix.layer)
+        scale = row_scale(module) or PLAIN
         with self._step():
             for part, take in self._parts([gradient]):
                 calls: list[tuple[Tensor, Tensor]] = []
@@ -152,7 +154,8 @@ class CalibrationPass(StreamedSteps):
                 for ids, output in calls:
                     if output.grad is not None:
                         values = as_sequences(output.grad, len(tokens.is_held), matrix.layer)
-                        found.add(ids.reshape(values.shape[:2]), values, tokens)
+                        # The gradient by what it gave out is that by its rows, but for their factor.
+                        found.add(ids.reshape(values.shape[:2]), scale.times(values), tokens)
                 self._after_part()
         return found
 

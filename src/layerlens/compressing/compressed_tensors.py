@@ -25,13 +25,15 @@ from torch import Tensor, nn
 from layerlens.artifacts.formats import Format
 from layerlens.artifacts.store import write_json
 from layerlens.compressing.folder_config import QUANTIZATION_KEY, StoredMatrix
-from layerlens.compressing.module_replacement import places_of
+from layerlens.compressing.loaded_names import places_of
 from layerlens.compressing.open_folder import CompressedFolder, open_compressed
 from layerlens.compressing.tensor_files import SHARD_BYTES, TensorFiles, TensorShape, new_folder
 from layerlens.compressing.write_folder import copy_other_files
 from layerlens.errors import UnsupportedModelError
 from layerlens.linalg.bit_planes import unpack_codes
 from layerlens.models.checkpoint import CONFIG_FILE
+from layerlens.models.headers import tensor_bytes
+from layerlens.models.sentence_modules import tensors_behind
 from layerlens.models.streamed.tensor_reader import TensorReader
 from layerlens.nn.stored_form import coded_shapes, is_plain
 
@@ -87,7 +89,8 @@ def write_compressed_tensors(folder: Path, out: Path, *, shard_bytes: int = SHAR
         targets = {path: place.removeprefix(prefix) for path, place in places.items()}
         write_json(target / CONFIG_FILE, {**source.config, QUANTIZATION_KEY: _quantization(coded, targets)})
         copy_other_files(folder, target)
-    return weights.num_bytes
+        behind = tensor_bytes(tensors_behind(target))
+    return weights.num_bytes + behind
 
 
 def _values(reader: TensorReader, path: str, own: str, matrix: StoredMatrix) -> Tensor:

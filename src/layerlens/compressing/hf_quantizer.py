@@ -1,9 +1,10 @@
 """LayerLens as one of transformers' quantisers: how `from_pretrained` loads a compressed folder.
 
     get_hf_quantizer     config.json ──► LayerLensQuantizationConfig ──► LayerLensQuantizer; the hint is taken out of the config
-    before loading       modules of compressed matrices are replaced by ones that hold them in stored form
+    before loading       modules of compressed matrices are replaced by ones that hold them in stored form; the folder must have
+                         every stored tensor
     loading              transformers itself: renaming, prefixes, shards, devices
-    after loading        every stored tensor must have come; `save_pretrained` puts the hint back
+    after loading        tensors get their stored types, and memory of their own; `save_pretrained` puts the hint back
 
 Importing this module registers both classes. `registration` imports it when transformers' own table is imported, so at module
 level only what is loaded by then may be imported.
@@ -19,8 +20,16 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from layerlens.compressing.folder_config import QUANT_METHOD, VERSION, WEIGHTS_KEY, read_matrices, restore_hint
+from layerlens.compressing.folder_config import (
+    QUANT_METHOD,
+    VERSION,
+    WEIGHTS_KEY,
+    is_compressed_folder,
+    read_matrices,
+    restore_hint,
+)
 from layerlens.errors import ConfigError
+from layerlens.models.checkpoint import CONFIG_FILE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -66,26 +75,48 @@ class LayerLensQuantizer(HfQuantizer):  # type: ignore[misc]
         """Whether transformers' trainer may train adapters over the model; its own matrices take no gradient."""
         return True
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **_: Any
+    ) -> None:
+        from layerlens.compressing.loaded_tensors import check_folder, headers_of
         from layerlens.compressing.module_replacement import replace_modules
 
-        replace_modules(model, read_matrices(self.quantization_config.version, self.quantization_config.matrices))
+        config = self.quantization_config
+        self._places = replace_modules(model, read_matrices(config.version, config.matrices))
+        self._headers = headers_of(checkpoint_files or [])
+        if checkpoint_files:
+            check_folder(model, self._headers)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
-        from layerlens.compressing.module_replacement import check_loaded
+        from layerlens.compressing.loaded_tensors import check_marks, leave_files_, restore_types_
 
-        check_loaded(model)
+        if not self._headers:
+            check_marks(model)
+        restore_types_(model)
+        leave_files_(model, self._headers)
+        self._headers = {}
+        matrices = self.quantization_config.matrices
+        # Of the model alone, and by its own names: what it is saved as need not be what it was loaded from.
+        model.config.quantization_config = LayerLensQuantizationConfig(
+            {place: matrices[path] for path, place in self._places.items()}
+        )
         model.save_pretrained = partial(_save, model)
         return model
 
 
-def _save(model: PreTrainedModel, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+def _save(model: PreTrainedModel, save_directory: str | Path, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
     """`save_pretrained`, and the hint put back: without it, code that does not know LayerLens would load random weights.
 
     Raises:
         ConfigError: the folder is to be uploaded in the same call.
     """
+    from layerlens.compressing.loaded_tensors import saved_paths
+
     if kwargs.get("push_to_hub"):
         raise ConfigError("a compressed model is saved first and uploaded then; call its push_to_hub method")
-    type(model).save_pretrained(model, save_directory, *args, **kwargs)
-    restore_hint(Path(save_directory) / "config.json")
+    type(model).save_pretrained(model, save_directory, is_main_process, *args, **kwargs)
+    # What transformers itself asks, where it asks more than the caller was told.
+    is_main = getattr(model, "should_save_on_this_rank", bool)(is_main_process)
+    folder = Path(save_directory)
+    if is_main and is_compressed_folder(folder):
+        restore_hint(folder / CONFIG_FILE, saved_paths(model, folder.glob("model*.safetensors")))

@@ -20,12 +20,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layerlens.errors import CheckpointError
-from layerlens.models.headers import ELEMENT_BYTES, TensorHeader
+from layerlens.models.headers import ELEMENT_BYTES, TensorHeader, tensor_bytes
+from layerlens.models.sentence_modules import tensors_behind
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.replacement import is_table
-from layerlens.models.streamed.row_embedding import RowEmbedding
 from layerlens.models.tree import POOLER, is_under
 from layerlens.models.weights import is_planned_module
+from layerlens.nn.row_scale import row_scale
 from layerlens.words import Role
 
 #: A table or head with fewer numbers stays as it is.
@@ -81,7 +82,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class CheckpointSize:
-    """How large a checkpoint is, told from its headers alone.
+    """How large a checkpoint is, with a sentence encoder's modules behind the transformer, told from its headers alone.
 
     Attributes:
         num_parameters: Floating-point numbers of all tensors; a tied matrix that is stored twice counts once.
@@ -160,11 +161,15 @@ def _is_any(stored: str, names: Iterable[str]) -> bool:
 
 
 def checkpoint_size(model: StreamedModel, matrices: list[Matrix]) -> CheckpointSize:
-    """Count a checkpoint's parameters and bytes, exactly as its files have them; unused tensors are no parameters."""
-    tensors = model.checkpoint.tensors
+    """Count a checkpoint's parameters and bytes, exactly as its files have them; unused tensors are no parameters.
+
+    Raises:
+        CheckpointError: a file of a sentence encoder's modules is damaged, or a tensor is of a type of unknown width.
+    """
+    tensors = {**model.checkpoint.tensors, **tensors_behind(model.checkpoint.folder)}
     left_out = {copy for matrix in matrices for copy in matrix.copies} | unused_tensors(model)
     is_number = {name: header.dtype.startswith(("F", "BF")) for name, header in tensors.items()}
-    sizes = {name: prod(header.shape) * _element_bytes(header) for name, header in tensors.items()}
+    sizes = {name: tensor_bytes({name: header}) for name, header in tensors.items()}
     return CheckpointSize(
         num_parameters=sum(prod(tensors[name].shape) for name in tensors if is_number[name] and name not in left_out),
         size_bytes=sum(sizes.values()),
@@ -178,9 +183,8 @@ def _table(model: StreamedModel) -> list[tuple[str, str]]:
     table = model.model.get_input_embeddings()
     path = next((path for path, module in model.model.named_modules() if module is table), None)
     stored = model.stored_names.get(f"{path}.weight")
-    # A subclass may scale its rows, and then they are not what it gives out.
-    is_plain = type(table) in (nn.Embedding, RowEmbedding)
-    if path is None or stored is None or not is_plain or prod(_header(model, stored).shape) < LARGE:
+    # A table that does more than scale its rows is not known to LayerLens's own in its place.
+    if path is None or stored is None or row_scale(table) is None or prod(_header(model, stored).shape) < LARGE:
         return []
     return [(path, stored)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -30,7 +31,8 @@ from layerlens.compressing.option_grid import OptionGrid
 from layerlens.compressing.options import Solved, solve_matrix
 from layerlens.compressing.ray_jobs import RayJobs
 from layerlens.compressing.sensitivity import Sensitivity, sensitivity_of, sensitivity_tensors
-from layerlens.errors import ConfigError
+from layerlens.errors import CheckpointError, ConfigError
+from layerlens.orphan import leave_with
 
 #: Jobs of one worker that may wait on disk.
 _WAITING = 2
@@ -53,7 +55,7 @@ class MatrixJobs:
     def __init__(self, folder: Path, work: Path, grid: OptionGrid, *, processes: int = 1, engine: str = "local") -> None:
         self._work, self._grid = work / "jobs", grid
         self._cache = FactorCache(folder)
-        self._pending: list[tuple[Matrix, str, Callable[[], str]]] = []
+        self._pending: list[tuple[Matrix, str, Path, Callable[[], str]]] = []
         self._limit = _WAITING * processes
         self._pool: _Processes | RayJobs | None = None
         run = partial(solve_job, folder=str(folder.resolve()), grid=asdict(grid))
@@ -82,7 +84,7 @@ class MatrixJobs:
         path = self._work / f"{matrix.layer}.safetensors"
         write_tensors(path, {"weight": weight, **sensitivity_tensors(sensitivity)})
         job = {"path": str(path.resolve()), "layer": matrix.layer, "kept_element_bytes": matrix.kept_element_bytes}
-        self._pending.append((matrix, input_group, self._pool.submit(json.dumps(job))))
+        self._pending.append((matrix, input_group, path, self._pool.submit(json.dumps(job))))
         if len(self._pending) >= self._limit:
             self._take()
 
@@ -102,8 +104,10 @@ class MatrixJobs:
             self._pool.close()
 
     def _take(self) -> None:
-        matrix, input_group, wait = self._pending.pop(0)
+        matrix, input_group, path, wait = self._pending.pop(0)
         found = json.loads(wait())
+        # Not before: a process that is lost between its last write and its answer leaves the job to another try.
+        path.unlink(missing_ok=True)
         options = [Option.model_validate(option) for option in found["options"]]
         self._done[matrix.layer] = matrix_curve(matrix, input_group, options, found["spectrum_rank"])
 
@@ -116,8 +120,8 @@ class _Processes:
         self._pool = ProcessPoolExecutor(
             processes,
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=torch.set_num_threads,
-            initargs=(torch.get_num_threads(),),
+            initializer=_begin,
+            initargs=(os.getpid(), torch.get_num_threads()),
         )
 
     def submit(self, job: str) -> Callable[[], str]:
@@ -140,6 +144,12 @@ class _Processes:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _begin(parent: int, num_threads: int) -> None:
+    """What a process of the pool does first; nothing tells it when whoever has the pool is killed: it would wait on."""
+    leave_with(parent)
+    torch.set_num_threads(num_threads)
+
+
 def _ended() -> ConfigError:
     return ConfigError(
         "a process that solved matrices was ended from outside, as when memory is short; run the same command again to go on, "
@@ -148,7 +158,7 @@ def _ended() -> ConfigError:
 
 
 def solve_job(job: str, folder: str, grid: dict[str, Any]) -> str:
-    """Solve a matrix whose job lies on disk; what other processes run.
+    """Solve a matrix whose job lies on disk, and leave the job there; what other processes run.
 
     Args:
         job: Path, layer and the checkpoint's bytes of a number, as JSON.
@@ -157,13 +167,25 @@ def solve_job(job: str, folder: str, grid: dict[str, Any]) -> str:
 
     Returns:
         Options and effective rank, as JSON.
+
+    Raises:
+        ConfigError: the job cannot be read, or the factors cannot be written.
     """
     values = json.loads(job)
-    path = Path(values["path"])
-    tensors = read_tensors(path)
+    tensors = _job_tensors(Path(values["path"]))
     weight = tensors.pop("weight")
     solved: Solved = solve_matrix(weight, sensitivity_of(tensors), values["kept_element_bytes"], OptionGrid(**grid))
     FactorCache(Path(folder)).write(values["layer"], solved.tensors)
-    path.unlink()
     options = [option.model_dump(mode="json") for option in solved.options]
     return json.dumps({"options": options, "spectrum_rank": solved.spectrum_rank})
+
+
+def _job_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return read_tensors(path)
+    except CheckpointError as error:
+        # No fault of the checkpoint, which would take all that was measured with it.
+        reason = str(error).partition(";")[0]
+        raise ConfigError(
+            f"a matrix's job was not found as it was left ({reason}); run the same command again to go on"
+        ) from error

@@ -1,25 +1,23 @@
-"""Putting modules over stored matrices into a model that has no weights yet, and checking that each got its tensors."""
+"""Putting modules over stored matrices into a model that has no weights yet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from layerlens.artifacts.formats import Format
 from layerlens.compressing.folder_config import StoredMatrix
-from layerlens.errors import CheckpointError, UnsupportedModelError
+from layerlens.compressing.loaded_names import places_of
+from layerlens.errors import UnsupportedModelError
 from layerlens.models.weights import is_planned_module
 from layerlens.nn.half_modules import HalfEmbedding, HalfLinear, HalfModule
 from layerlens.nn.low_rank_linear import LowRankLinear
 from layerlens.nn.quantised_embedding import QuantisedEmbedding
 from layerlens.nn.quantised_linear import QuantisedLinear
 from layerlens.nn.quantised_low_rank_linear import QuantisedLowRankLinear
-from layerlens.nn.stored_form import stored_tensors
+from layerlens.nn.row_scale import row_scale
 from layerlens.nn.stored_module import StoredModule
 from layerlens.nn.tied_modules import Holder, TiedEmbedding, TiedLinear
 
@@ -30,7 +28,7 @@ _LINEARS = {
 }
 
 
-def replace_modules(model: PreTrainedModel, matrices: Mapping[str, StoredMatrix]) -> None:
+def replace_modules(model: PreTrainedModel, matrices: Mapping[str, StoredMatrix]) -> dict[str, str]:
     """Replace every module whose matrix is stored, and those that are tied to it.
 
     A matrix for which the model has no module (the head of a language model, in its base model) is passed over.
@@ -39,11 +37,15 @@ def replace_modules(model: PreTrainedModel, matrices: Mapping[str, StoredMatrix]
         model: On the meta device.
         matrices: By module path as the folder's tensors have it.
 
+    Returns:
+        Module path in the model by that of the folder, for every matrix that it has.
+
     Raises:
         UnsupportedModelError: a module is of another kind or shape than the matrix, or none of the matrices fits.
     """
     holders: dict[str, Holder] = {}
-    for stored_path, path in places_of(model, matrices).items():
+    places = places_of(model, matrices)
+    for stored_path, path in places.items():
         module = model.get_submodule(path)
         holders[path] = _holder(path, module, matrices[stored_path])
         _put(model, path, holders[path])
@@ -53,73 +55,17 @@ def replace_modules(model: PreTrainedModel, matrices: Mapping[str, StoredMatrix]
             "load it as the architecture that its config.json names"
         )
     _tie(model, holders)
-
-
-def check_loaded(model: PreTrainedModel) -> None:
-    """See that every stored tensor came from the folder, in the type that it has there.
-
-    Raises:
-        CheckpointError: some did not: they would be random numbers.
-    """
-    if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
-        # Spread over devices, tensors are not the ones that were loaded; transformers' own report has to do.
-        return
-    missing = []
-    for path, module in _stored_modules(model):
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            # transformers marks what it has loaded; what it has made up is not marked.
-            if not getattr(buffer, "_is_hf_initialized", False):
-                missing.append(f"{path}.{name}")
-        types = {"weight": torch.bfloat16}
-        if isinstance(module, StoredModule):
-            types = {name: dtype for name, (_, dtype) in _tensors_of(module).items()}
-        for name, dtype in types.items():
-            # A model may ask for some layers in float32, by name.
-            module._buffers[name] = module.get_buffer(name).to(dtype)
-    if missing:
-        raise CheckpointError(
-            f"the folder lacks {len(missing)} tensors of compressed matrices ({', '.join(missing[:3])}, …): "
-            "left so, they would be random numbers; copy or download it again"
-        )
-
-
-def places_of(model: PreTrainedModel, paths: Iterable[str]) -> dict[str, str]:
-    """Module path in the model by module path as a folder's tensors have it, for those that the model has.
-
-    Tensors are renamed by transformers' own rules, which also add or take away the base model's prefix.
-    """
-    conversions = get_model_conversion_mapping(model)
-    renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
-    state = dict(model.state_dict())
-    places = {}
-    for path in paths:
-        for rules in ((renamings, converters), ([], [])):
-            name, pattern = rename_source_key(f"{path}.weight", *rules, model.base_model_prefix, state)
-            if name in state and pattern is None:
-                places[path] = name.removesuffix(".weight")
-                break
     return places
-
-
-def _tensors_of(module: StoredModule) -> dict[str, tuple[tuple[int, int], torch.dtype]]:
-    return stored_tensors(module.scheme, module.out_features, module.in_features)
-
-
-def _stored_modules(model: nn.Module) -> Iterator[tuple[str, Holder]]:
-    for path, module in model.named_modules():
-        if isinstance(module, StoredModule | HalfModule):
-            yield path, module
 
 
 def _holder(path: str, module: nn.Module, matrix: StoredMatrix) -> Holder:
     shape = (matrix.out_features, matrix.in_features)
     bias = getattr(module, "bias", None)
-    if type(module) is nn.Embedding:
+    if isinstance(module, nn.Embedding) and (scale := row_scale(module)):
         _check_shape(path, shape, (module.num_embeddings, module.embedding_dim))
         if matrix.scheme.format is Format.HALF:
-            return HalfEmbedding(*shape, module.padding_idx, module.weight.dtype, "meta")
-        return QuantisedEmbedding(matrix.scheme, *shape, module.padding_idx, module.weight.dtype, "meta")
+            return HalfEmbedding(*shape, module.padding_idx, module.weight.dtype, "meta", scale)
+        return QuantisedEmbedding(matrix.scheme, *shape, module.padding_idx, module.weight.dtype, "meta", scale)
     if not is_planned_module(module):
         raise UnsupportedModelError(
             f"{path} is a {type(module).__name__}, and the folder has a compressed matrix for it; "
@@ -172,8 +118,8 @@ def _is_parameter(model: PreTrainedModel, *names: str) -> bool:
 
 
 def _tied(path: str, module: nn.Module, holder: Holder) -> nn.Module:
-    if type(module) is nn.Embedding:
-        return TiedEmbedding(holder, module.padding_idx, module.weight.dtype)
+    if isinstance(module, nn.Embedding) and (scale := row_scale(module)):
+        return TiedEmbedding(holder, module.padding_idx, module.weight.dtype, scale)
     if is_planned_module(module):
         return TiedLinear(holder, getattr(module, "bias", None))
     raise UnsupportedModelError(

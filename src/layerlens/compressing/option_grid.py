@@ -49,6 +49,11 @@ class OptionGrid:
     sweeps: int = 2
     two_sided_widths: tuple[int, ...] = WIDTHS
 
+    @property
+    def idle_widths(self) -> tuple[int, ...]:
+        """Widths of a matrix that no sample's loss depends on: the widest alone, for somebody may use it yet."""
+        return (max(self.widths),)
+
     def ranks(self, out_features: int, in_features: int) -> list[int]:
         """Ranks of a matrix's factors, in about equal ratios, until in 8 bits they take the bytes of 8-bit (tables: 4) codes."""
         most = self._most_rank(low_rank(RANK_STEP, 8, self.group_size), out_features, in_features)

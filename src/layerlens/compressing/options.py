@@ -36,8 +36,6 @@ from layerlens.linalg.second_order_rounding import second_order_rounding
 from layerlens.linalg.whitened_factors import Factors, plain_factors, whitened_factors
 from layerlens.nn.stored_form import coded_shapes
 
-#: Widths that an idle matrix may have: the loss does not feel it, yet somebody may use it.
-_IDLE_WIDTHS = (8,)
 #: Rows whose error is formed at once, and how many numbers they may have.
 _ROWS_AT_ONCE, _NUMBERS_AT_ONCE = 2048, 1 << 22
 
@@ -84,7 +82,7 @@ class _Solver:
     def solve(self) -> Solved:
         options = [*self._kept()]
         if self.sensitivity.is_idle:
-            options += [self._nearest(bits) for bits in _IDLE_WIDTHS if bits in self.grid.widths]
+            options += [self._nearest(bits) for bits in self.grid.idle_widths]
         else:
             inputs = input_feedback(self.sensitivity.input_gram, self.grid.group_size, damping=self.grid.damping)
             outputs = self._output_feedback()

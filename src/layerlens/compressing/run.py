@@ -109,6 +109,11 @@ def measure_curves(
         return _Run(model, data, samples, options, folder, work, progress or SILENT).measure()
 
 
+def versions_of_figures() -> dict[str, str]:
+    """Versions of what the measured figures depend on."""
+    return {name: version for name, version in installed_versions("torch", "transformers").items() if name != "python"}
+
+
 class _Run:
     def __init__(
         self,
@@ -161,6 +166,8 @@ class _Run:
             "seed": self.options.seed,
             "data": self.data_hash,
             "model": self.model.checkpoint.hash(),
+            # Steps of two releases do not go together: a run that was stopped under another one begins anew.
+            "versions": versions_of_figures(),
         }
 
     def _steps(self) -> Iterator[tuple[str, int, int]]:

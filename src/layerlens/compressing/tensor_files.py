@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from layerlens.compressing.folder_swap import put_back, swap
 from layerlens.errors import ConfigError
 from layerlens.models.checkpoint import INDEX_FILE, WEIGHTS_FILE
 from layerlens.models.headers import ELEMENT_BYTES, LENGTH_BYTES
@@ -30,6 +31,8 @@ SHARD_BYTES = 4 << 30
 _ALIGNMENT = 8
 #: What the name of a folder that is being written goes on with; one that a killed run left is removed by the next one.
 _UNFINISHED = ".unfinished-"
+#: What the name of a folder that is being replaced goes on with, where that takes more than one step.
+_REPLACED = f"{_UNFINISHED}old"
 NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
@@ -129,8 +132,10 @@ def check_new_folder(out: Path) -> None:
     """See that a folder can be put in its place by one renaming, before anything is spent on what it shall hold.
 
     Raises:
-        ConfigError: it is the current folder, one above it, or where a disk is mounted.
+        ConfigError: it is a link, the current folder, one above it, or where a disk is mounted.
     """
+    if out.is_symlink():
+        raise ConfigError(f"{out} is a link, and a folder cannot take its place; give the folder that it leads to")
     place = out.resolve()
     if place == Path.cwd() or place in Path.cwd().parents:
         raise ConfigError(f"{out} is the current folder or one above it, and would be replaced; choose a folder below it")
@@ -138,22 +143,35 @@ def check_new_folder(out: Path) -> None:
         raise ConfigError(f"{out} is where a disk is mounted, and cannot be replaced; choose a folder below it")
 
 
+def restore_folder(out: Path) -> None:
+    """Put a folder back whose replacing was killed between two steps; its place is empty then.
+
+    Raises:
+        ConfigError: it cannot be renamed.
+    """
+    try:
+        put_back(out, _aside(out))
+    except OSError as error:
+        raise ConfigError(f"cannot put {_aside(out)} back to {out}: {error.strerror or error}; rename it") from error
+
+
 @contextmanager
-def new_folder(out: Path, source: Path) -> Iterator[Path]:
+def new_folder(out: Path, source: Path, may_replace: Callable[[], None] | None = None) -> Iterator[Path]:
     """A folder beside `out` that becomes `out` when the context ends without an error, and vanishes otherwise.
 
     Args:
-        out: Must not exist, or be empty.
+        out: Must not exist, or be empty, or hold what may be replaced: the old folder goes when the new one is whole.
         source: Folder that is read meanwhile; must be another one.
+        may_replace: Raises where something in `out` would be lost; asked before anything is written, and again at the end.
 
     Raises:
-        ConfigError: `out` is `source`, holds files, or cannot be written, as when the disk is full.
+        ConfigError: `out` is `source`, holds files that may not be replaced, or cannot be written, as when the disk is full.
     """
     check_new_folder(out)
     if out.exists() and source.exists() and out.samefile(source):
         raise ConfigError(f"{out} is the folder that is read; choose another output folder")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} already holds files; choose another output folder or remove it")
+    restore_folder(out)
+    _check_free(out, may_replace)
     temporary: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -163,14 +181,36 @@ def new_folder(out: Path, source: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o755)
         _sync(temporary)
-        temporary.replace(out)
-        _sync(out.parent)
+        _check_free(out, may_replace)
+        if _is_free(out):
+            temporary.replace(out)
+            _sync(out.parent)
+        else:
+            swap(temporary, out, _aside(out))
+            _sync(out.parent)
+            _remove(temporary)
     except OSError as error:
         _remove(temporary)
         raise ConfigError(f"cannot write {out}: {error.strerror or error}; make room or choose another output folder") from error
     except BaseException:
         _remove(temporary)
         raise
+
+
+def _check_free(out: Path, may_replace: Callable[[], None] | None) -> None:
+    if _is_free(out):
+        return
+    if may_replace is None or not out.is_dir():
+        raise ConfigError(f"{out} already holds files; choose another output folder or remove it")
+    may_replace()
+
+
+def _is_free(out: Path) -> bool:
+    return not out.exists() or (out.is_dir() and not any(out.iterdir()))
+
+
+def _aside(out: Path) -> Path:
+    return out.with_name(f".{out.name}{_REPLACED}")
 
 
 def _remove(folder: Path | None) -> None:

@@ -12,10 +12,11 @@ from dataclasses import asdict
 from layerlens.artifacts.compression import CompressedModelInfo, Curves, Option, Rounding
 from layerlens.artifacts.formats import HALF, KEEP, Scheme, integer, size_bytes
 from layerlens.artifacts.profile import TaskInfo
-from layerlens.compressing.matrices import Matrix, checkpoint_size, matrices_of
+from layerlens.compressing.matrices import Matrix, Place, checkpoint_size, matrices_of
 from layerlens.compressing.matrix_curve import matrix_curve
 from layerlens.compressing.option_grid import OptionGrid
 from layerlens.models.streamed.load import StreamedModel
+from layerlens.words import TaskKind
 
 
 def unmeasured_curves(model: StreamedModel, task: TaskInfo, grid: OptionGrid) -> Curves:
@@ -24,7 +25,7 @@ def unmeasured_curves(model: StreamedModel, task: TaskInfo, grid: OptionGrid) ->
     Args:
         model: Only headers of its checkpoint are read.
         task: What it does.
-        grid: Which options there are. A matrix that no sample reaches turns out to have fewer.
+        grid: Which options there are. A layer of a block that no sample's loss depends on turns out to have fewer.
     """
     matrices = matrices_of(model)
     checkpoint, size = model.checkpoint, checkpoint_size(model, matrices)
@@ -38,24 +39,29 @@ def unmeasured_curves(model: StreamedModel, task: TaskInfo, grid: OptionGrid) ->
             matrix_curve(
                 matrix,
                 matrix.input_group,
-                sorted(_options(matrix, grid), key=lambda option: (option.size_bytes, option.scheme.name)),
+                sorted(_options(matrix, task, grid), key=lambda option: (option.size_bytes, option.scheme.name)),
             )
             for matrix in matrices
         ],
     )
 
 
-def _options(matrix: Matrix, grid: OptionGrid) -> Iterator[Option]:
-    for scheme, rounding in _schemes(matrix, grid):
+def _options(matrix: Matrix, task: TaskInfo, grid: OptionGrid) -> Iterator[Option]:
+    for scheme, rounding in _schemes(matrix, task, grid):
         size = size_bytes(scheme, matrix.out_features, matrix.in_features, matrix.kept_element_bytes)
         yield Option(scheme=scheme, rounding=rounding, size_bytes=size, predicted_loss=0.0, weight_error=0.0, output_error=0.0)
 
 
-def _schemes(matrix: Matrix, grid: OptionGrid) -> Iterator[tuple[Scheme, Rounding]]:
+def _schemes(matrix: Matrix, task: TaskInfo, grid: OptionGrid) -> Iterator[tuple[Scheme, Rounding]]:
     shape = matrix.out_features, matrix.in_features
     yield KEEP, Rounding.NONE
     if matrix.kept_element_bytes > 2:
         yield HALF, Rounding.NONE
+    if task.kind is TaskKind.EMBEDDING and matrix.place is Place.HEAD:
+        # An embedding is the mean of the hidden states: no loss depends on the pooler behind them.
+        for bits in grid.idle_widths:
+            yield integer(bits, grid.group_size), Rounding.NEAREST
+        return
     for bits in grid.widths:
         yield integer(bits, grid.group_size), Rounding.NEAREST
         yield integer(bits, grid.group_size), Rounding.SECOND_ORDER

@@ -9,9 +9,8 @@ The folder appears under its name only when it is whole.
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from layerlens.artifacts.compression import PLAN_FILE
 from layerlens.artifacts.formats import Format, Scheme
 from layerlens.artifacts.store import write_json
 from layerlens.compressing.folder_config import StoredMatrix, folder_config
@@ -26,8 +26,9 @@ from layerlens.compressing.stored_matrix import check_tensors
 from layerlens.compressing.tensor_files import NAMES, SHARD_BYTES, TensorFiles, TensorShape, new_folder
 from layerlens.errors import CheckpointError, ConfigError
 from layerlens.models.checkpoint import CONFIG_FILE, Checkpoint
-from layerlens.models.headers import ELEMENT_BYTES
-from layerlens.models.streamed.tensor_reader import TensorReader, as_bytes
+from layerlens.models.headers import ELEMENT_BYTES, tensor_bytes
+from layerlens.models.sentence_modules import modules_behind, tensors_behind
+from layerlens.models.streamed.tensor_reader import TORCH_DTYPES, TensorReader, as_bytes
 from layerlens.nn.stored_form import is_plain, stored_tensors
 
 #: Bytes of a tensor that are copied at once.
@@ -35,8 +36,8 @@ _COPY_BYTES = 16 << 20
 #: What is copied beside the weights: tokenizer, processor, generation settings, pooling of a sentence encoder, licence.
 _COPIED = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".md", "LICENSE")
 _WEIGHTS = ".safetensors"
-#: Where a sentence encoder names its parts: the transformer (path "") and what comes behind it.
-_MODULES_FILE = "modules.json"
+#: What commands say of the folder that they were run on: it is not true of another one.
+_TOLD = {CONFIG_FILE, PLAN_FILE, "evaluation.json", "validation.json"}
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,13 @@ def write_folder(
     unused: Collection[str] = (),
     files: Mapping[str, bytes] | None = None,
     shard_bytes: int = SHARD_BYTES,
+    size_bytes: int | None = None,
+    may_replace: Callable[[], None] | None = None,
 ) -> int:
     """Write a compressed folder.
 
     Args:
-        out: The folder; must not exist, or be empty.
+        out: The folder; must not exist, or be empty, or hold what `may_replace` lets go.
         source: The checkpoint; not touched.
         chosen: Every matrix that is not kept; kept ones may be among them.
         stored: Layer and stored tensors (`stored_matrix.stored`) of each chosen matrix with codes or factors, in any order, one
@@ -88,9 +91,11 @@ def write_folder(
         unused: Tensors of the checkpoint that nobody loads (`matrices.unused_tensors`); they are left out.
         files: More files for the folder, by name.
         shard_bytes: Largest weight file.
+        size_bytes: What all tensors take by the plan, where there is one; nothing of another size is ever left.
+        may_replace: As `new_folder` has it.
 
     Returns:
-        Bytes of all tensors.
+        Bytes of all tensors, those of a sentence encoder's modules behind the transformer among them.
 
     Raises:
         CheckpointError: a tensor that is copied is not finite or cannot be read.
@@ -100,7 +105,7 @@ def write_folder(
     chosen = list(chosen)
     matrices = {matrix.layer: matrix for matrix in chosen if matrix.scheme.format is not Format.KEEP}
     copies = {copy for matrix in chosen for copy in matrix.copies} | set(unused)
-    with new_folder(out, source.folder) as folder:
+    with new_folder(out, source.folder, may_replace) as folder:
         tensors = _tensors(source, matrices, copies)
         weights = TensorFiles(folder, tensors, shard_bytes)
         reader = TensorReader(source.tensors)
@@ -117,38 +122,32 @@ def write_folder(
             weights.abandon()
             reader.close()
         entries = {matrix.path: _entry(matrix) for matrix in matrices.values()}
-        write_json(folder / CONFIG_FILE, folder_config(source.config, entries))
+        write_json(folder / CONFIG_FILE, folder_config(source.config, entries, _dtype(source)))
         copy_other_files(source.folder, folder)
+        written = weights.num_bytes + tensor_bytes(tensors_behind(folder))
+        if size_bytes is not None and written != size_bytes:
+            raise AssertionError(f"wrote {written} bytes of tensors where the plan says {size_bytes}")
         for name, content in (files or {}).items():
             (folder / name).write_bytes(content)
-    return weights.num_bytes
+    return written
 
 
 def copy_other_files(source: Path, folder: Path) -> None:
     """Copy what a model folder has beside its weights and its config: tokenizer, processor, generation settings, …
 
-    Of its subfolders only those of a sentence encoder's modules behind the transformer, whole: their weights are the checkpoint's
-    neighbours, not part of it, and no plan counts them.
+    What LayerLens wrote of the folder itself (its plan, its evaluation) stays behind.
+
+    Of its subfolders only those of a sentence encoder's modules behind the transformer, whole.
     """
     for file in sorted(source.glob("*")):
-        is_wanted = file.name.endswith(_COPIED) and not file.name.endswith(".index.json") and file.name != CONFIG_FILE
+        is_wanted = file.name.endswith(_COPIED) and not file.name.endswith(".index.json") and file.name not in _TOLD
         if file.is_file() and is_wanted and not file.name.startswith("."):
             shutil.copyfile(file, folder / file.name)
-    for module in _modules_behind(source):
+    for module in modules_behind(source):
         for file in sorted((source / module).glob("*")):
             if file.is_file() and file.name.endswith((*_COPIED, _WEIGHTS)):
                 (folder / module).mkdir(exist_ok=True)
                 shutil.copyfile(file, folder / module / file.name)
-
-
-def _modules_behind(source: Path) -> list[str]:
-    """Subfolders that the `modules.json` of a sentence encoder names."""
-    try:
-        entries = json.loads((source / _MODULES_FILE).read_text(encoding="utf-8"))
-        names = [str(entry["path"]) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return sorted(name for name in names if name and Path(name).name == name and (source / name).is_dir())
 
 
 def _tensors(source: Checkpoint, matrices: Mapping[str, ChosenMatrix], copies: set[str]) -> dict[str, TensorShape]:
@@ -197,6 +196,12 @@ def _write_matrix(weights: TensorFiles, matrix: ChosenMatrix | None, layer: str,
         raise ConfigError.of([f"{layer}: {fault}" for fault in faults])
     for own, tensor in values.items():
         weights.write_tensor(f"{matrix.path}.{own}", tensor)
+
+
+def _dtype(source: Checkpoint) -> str:
+    """The type that transformers takes from a checkpoint's tensors: that of the first one in floating point."""
+    types = (TORCH_DTYPES.get(header.dtype, torch.uint8) for header in source.tensors.values())
+    return str(next((dtype for dtype in types if dtype.is_floating_point), torch.float32)).removeprefix("torch.")
 
 
 def _entry(matrix: ChosenMatrix) -> StoredMatrix:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from layerlens.artifacts.compression import PLAN_FILE, CompressionPlan, Curves
@@ -14,15 +15,23 @@ from layerlens.compressing.write_folder import ChosenMatrix, write_folder
 from layerlens.models.streamed.load import StreamedModel
 
 
-def write_plan(folder: Path, model: StreamedModel, plan: CompressionPlan, curves: Curves, cache: FactorCache) -> None:
+def write_plan(
+    folder: Path,
+    model: StreamedModel,
+    plan: CompressionPlan,
+    curves: Curves,
+    cache: FactorCache,
+    may_replace: Callable[[], None] | None = None,
+) -> None:
     """Write a compressed folder with its `plan.json`.
 
     Args:
-        folder: Must not exist, or be empty.
+        folder: Must not exist, or be empty, or hold what `may_replace` lets go.
         model: The original.
         plan: What every matrix is stored as.
         curves: The options that the plan chose from.
         cache: What they hold.
+        may_replace: As `new_folder` has it.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or is not finite.
@@ -50,7 +59,17 @@ def write_plan(folder: Path, model: StreamedModel, plan: CompressionPlan, curves
     )
     text = json.dumps(plan.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     files = {PLAN_FILE: text.encode()}
-    written = write_folder(folder, model.checkpoint, chosen, stored, unused=unused_tensors(model), files=files)
-    if written != plan.size_bytes:
-        shutil.rmtree(folder)
-        raise AssertionError(f"wrote {written} bytes of tensors where the plan says {plan.size_bytes}")
+    source = model.checkpoint
+    if model.is_untied:
+        # With only one of the two in another form nobody can tell any more that they differ.
+        source = replace(source, config={**source.config, "tie_word_embeddings": False})
+    write_folder(
+        folder,
+        source,
+        chosen,
+        stored,
+        unused=unused_tensors(model),
+        files=files,
+        size_bytes=plan.size_bytes,
+        may_replace=may_replace,
+    )

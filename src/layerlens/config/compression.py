@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from layerlens.config.data import DataConfig
-from layerlens.config.spellings import Bytes, Integers, Names, split_pairs
+from layerlens.config.spellings import Bytes, HowMany, Integers, Names, split_pairs
 from layerlens.words import Role
 
 TARGETS = ("size", "bits_per_weight", "cosine", "rank")
@@ -69,8 +69,9 @@ class CompressConfig(DataConfig):
     num_samples: int = Field(default=128, gt=0, description="calibration samples")
     held_out_samples: int = Field(default=32, gt=1, description="held-out samples that probes and the race are measured on")
     batch_size: int = Field(default=8, gt=0, description="samples per batch")
-    probes: Literal["auto", "all", "few", "off"] = Field(
-        default="auto", description="measure each matrix alone: all, a few per role, none, or all where that is cheap"
+    probes: HowMany = Field(
+        default="auto",
+        description="matrices to measure alone: all, few (some of each role), off (none), or auto (all where that is cheap)",
     )
     leave_one_out: bool = Field(default=False, description="revert one layer at a time and name those that carry the model")
     effort: Literal["auto", "full", "lean"] = Field(
@@ -93,8 +94,13 @@ class CompressConfig(DataConfig):
     @property
     def ranks_asked(self) -> list[int]:
         """Ranks that some policy asks for, rising; curves must offer them."""
-        asked = [self.rank, self.first_block_rank, self.last_block_rank, *self.role_ranks.values()]
-        return sorted({rank for rank in asked if rank is not None})
+        return sorted(set(self._asked().values()))
+
+    def _asked(self) -> dict[str, int]:
+        """The ranks that are asked for, by who asks."""
+        named = {name: getattr(self, name) for name in ("rank", "first_block_rank", "last_block_rank")}
+        asked = {name: rank for name, rank in named.items() if rank is not None}
+        return {**asked, **{f"role_ranks {role}": rank for role, rank in self.role_ranks.items()}}
 
     @field_validator("quant_bits")
     @classmethod
@@ -136,8 +142,8 @@ class CompressConfig(DataConfig):
             flags = [f"--{name.replace('_', '-')}" for name in TARGETS]
             got = " and ".join(f"--{name.replace('_', '-')}" for name in given) or "none of them"
             raise ValueError(f"give exactly one of {', '.join(flags[:-1])} or {flags[-1]}; got {got}")
-        if self.rank is not None and self.rank < self.rank_floor:
-            raise ValueError(f"rank: {self.rank} is below rank_floor {self.rank_floor}")
+        if low := [f"{name} {rank}" for name, rank in self._asked().items() if rank < self.rank_floor]:
+            raise ValueError(f"rank_floor: {self.rank_floor} is above {', '.join(low)}; a rank asked for is at least the floor")
         if self.rank is None:
             idle = {"quant_bits": DEFAULT_QUANT_BITS, "min_dim": DEFAULT_MIN_DIM}
             if named := [name for name, default in idle.items() if getattr(self, name) != default]:

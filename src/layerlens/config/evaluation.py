@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from layerlens.config.data import DataConfig
 
+#: Tokens of a window of text, where the user does not say and the model has positions for them.
+DEFAULT_WINDOW = 512
+
 
 class EvaluateConfig(DataConfig):
     """What a model is scored on; the windows and the generated text are for compressed models and language models."""
@@ -18,9 +21,15 @@ class EvaluateConfig(DataConfig):
         description="use only so many samples, a seeded choice; a compressed language model's are the first windows",
     )
     second_text: str | None = Field(
-        default=None, description="a second text to compare models on; one of the standard library if not given"
+        default=None,
+        description="a second text to compare language models or embeddings on; one of the standard library if not given",
     )
-    window: int = Field(default=512, gt=1, description="tokens of a window of text that perplexity is measured in")
+    window: int | None = Field(
+        default=None,
+        gt=1,
+        description=f"tokens of a window of text that perplexity is measured in; {DEFAULT_WINDOW}, or as many as the model has "
+        "positions, if not given; samples of the data that calibrated the model stay as they were cut",
+    )
     stride: int | None = Field(
         default=None, gt=0, description="tokens from one window's start to the next one's; the window if not given"
     )
@@ -29,6 +38,7 @@ class EvaluateConfig(DataConfig):
 
     @model_validator(mode="after")
     def _strides_within_window(self) -> EvaluateConfig:
-        if self.stride is not None and self.stride > self.window:
-            raise ValueError(f"stride: {self.stride} is above window {self.window}, so tokens would be left out")
+        window = self.window or DEFAULT_WINDOW
+        if self.stride is not None and self.stride > window:
+            raise ValueError(f"stride: {self.stride} is above window {window}, so tokens would be left out")
         return self

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from layerlens.config.data import DataConfig
-from layerlens.config.spellings import Bytes, Names, Numbers
+from layerlens.config.spellings import Bytes, HowMany, Names, Numbers
 
 
 class FisherLabels(StrEnum):
@@ -43,7 +43,7 @@ class ProfilingConfig(DataConfig):
     whiten: bool = Field(default=True, description="whiten the gradient by the Grams before it is decomposed; off for ablations")
     max_rank: int | None = Field(default=None, gt=0, description="longest gain curve; hidden size / 10 if not given")
     head_samples: int = Field(default=512, gt=0, description="samples that a random task head is fitted on")
-    proxy: Literal["auto", "all", "few", "off"] = Field(
+    proxy: HowMany = Field(
         default="auto", description="measure proxy_eval on all layers, a few per role, none, or all where that is cheap"
     )
     proxy_steps: int = Field(default=4, gt=0, description="training steps of one proxy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
@@ -41,10 +41,16 @@ def bytes_of(value: Any) -> Any:
     return int(float(found[1]) * _BYTE_UNITS[found[2].upper()])
 
 
+def off_of(value: Any) -> Any:
+    """A bare `off` in a YAML file is read as false."""
+    return "off" if value is False else value
+
+
 Bytes = Annotated[int, BeforeValidator(bytes_of)]
 Names = Annotated[list[str], BeforeValidator(split_commas)]
 Integers = Annotated[list[int], BeforeValidator(split_commas)]
 Numbers = Annotated[dict[str, float], BeforeValidator(split_pairs)]
+HowMany = Annotated[Literal["auto", "all", "few", "off"], BeforeValidator(off_of)]
 Column = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
 
 

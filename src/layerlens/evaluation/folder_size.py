@@ -1,30 +1,25 @@
-"""What a model folder weighs: bytes of all tensors in its safetensors files, as the plan counts them."""
+"""What a model folder weighs: bytes of all tensors that its model loads, as the plan counts them."""
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Mapping
 from pathlib import Path
 
-from layerlens.errors import CheckpointError
-from layerlens.models.headers import ELEMENT_BYTES, read_headers
+from layerlens.models.headers import TensorHeader, tensor_bytes
+from layerlens.models.sentence_modules import tensors_behind
 
 
-def tensor_bytes(folder: Path) -> int:
-    """Bytes of all tensors of a folder's safetensors files, file headers apart.
+def folder_bytes(folder: Path, tensors: Mapping[str, TensorHeader]) -> int:
+    """Bytes of a checkpoint's tensors and of a sentence encoder's modules behind it, whatever other files lie in the folder.
+
+    Args:
+        folder: Where it is.
+        tensors: The checkpoint's own.
 
     Raises:
-        CheckpointError: there is none, one is damaged, or a tensor is of a type of unknown width.
+        CheckpointError: a file is damaged, or a tensor is of a type of unknown width.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{folder} has no safetensors file, so its size cannot be told; give a model folder that has")
-    total = 0
-    for file in files:
-        for name, header in read_headers(file).items():
-            if header.dtype not in ELEMENT_BYTES:
-                raise CheckpointError(f"{name} in {file} is stored as {header.dtype}, whose width is unknown")
-            total += prod(header.shape) * ELEMENT_BYTES[header.dtype]
-    return total
+    return tensor_bytes(tensors) + tensor_bytes(tensors_behind(folder))
 
 
 def bits_per_weight(size_bytes: int, num_parameters: int) -> float:

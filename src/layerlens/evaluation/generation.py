@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +19,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from layerlens.artifacts.compression_evaluation import Change, Generated, Memory, Speed
-from layerlens.evaluation.perplexity import device_of
+from layerlens.evaluation.perplexity import device_of, to_device_of
 from layerlens.models.foreign import quiet
+from layerlens.models.frozen import frozen
 from layerlens.streaming.memory_guard import MemoryGuard
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -93,19 +94,41 @@ def generation_speed(
     )
 
 
-def load_measured(load: Callable[[], ModelT]) -> tuple[ModelT, Memory]:
-    """Load a model and measure what it holds.
+def generate_once(model: nn.Module, prompt: Int[Tensor, "1 tokens"]) -> None:
+    """Run a language model as far as generation does: over a prompt, then on a token alone."""
+    _generated(model, prompt, 2, least=2)
 
-    Memory that earlier work or the loading itself freed is handed back to the system before each reading: the C library would
+
+def run_once(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    """Run any model on one batch, in its own type of numbers."""
+    dtype = getattr(model, "dtype", torch.float32)
+    taken = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    with frozen(model), torch.inference_mode():
+        model(**to_device_of(model, taken))
+
+
+def load_measured(load: Callable[[], ModelT], use: Callable[[ModelT], object]) -> tuple[ModelT, Memory]:
+    """Load a model, run it once and measure what it holds.
+
+    It has to run: weights of a mapped file come into memory where they are first used, and may take a kernel's form there.
+    Memory that earlier work, the loading or the run freed is handed back to the system before each reading: the C library would
     lend it to the model, which would then seem to take nothing.
 
     Args:
         load: Loads it.
+        use: Runs it.
     """
-    before = _settled_resident_bytes()
+    before, file_before = _settled_resident_bytes()
     model = load()
-    after = _settled_resident_bytes()
-    return model, Memory(weight_bytes=weight_bytes(model), resident_before_bytes=before, resident_after_bytes=after)
+    use(model)
+    after, file_after = _settled_resident_bytes()
+    return model, Memory(
+        weight_bytes=weight_bytes(model),
+        resident_before_bytes=before,
+        resident_after_bytes=after,
+        file_before_bytes=file_before if before else None,
+        file_after_bytes=file_after if before else None,
+    )
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -114,16 +137,17 @@ def weight_bytes(model: nn.Module) -> int:
     return sum({store.data_ptr(): store.nbytes() for store in stores}.values())
 
 
-def resident_bytes() -> int:
-    """Resident set of this process now; 0 where the system does not tell."""
+def resident_bytes() -> tuple[int, int]:
+    """Resident set of this process now, and the pages of mapped files in it; 0 where the system does not tell."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")), 0)
+        return 0, 0
+    told = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "RssFile"))}
+    return int(told.get("VmRSS", 0)) * 1024, int(told.get("RssFile", 0)) * 1024
 
 
-def _settled_resident_bytes() -> int:
+def _settled_resident_bytes() -> tuple[int, int]:
     gc.collect()
     MemoryGuard.trim()
     return resident_bytes()

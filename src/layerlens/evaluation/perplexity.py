@@ -164,7 +164,7 @@ def cut_text(tokenizer: Any, text: str, *, window: int, stride: int | None = Non
         tokenizer: A tokenizer of transformers.
         text: The text.
         window: Tokens of a window.
-        stride: None for windows that do not overlap.
+        stride: None, or the window, for windows whose text does not overlap.
 
     Raises:
         ConfigError: the window is shorter than 2 or the stride longer than the window.
@@ -174,7 +174,8 @@ def cut_text(tokenizer: Any, text: str, *, window: int, stride: int | None = Non
     with_special: list[int] = tokenizer("a", return_attention_mask=False)["input_ids"]
     bos = tokenizer.bos_token_id
     adds_bos = bos is not None and with_special[:1] == [bos]
-    return TokenWindows(tokens, window, stride or window - adds_bos, bos if adds_bos else None)
+    step = window - adds_bos if stride in (None, window) else stride
+    return TokenWindows(tokens, window, step, bos if adds_bos else None)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -1,7 +1,8 @@
 """The text that a compressed language model is measured on beside the one it was calibrated on.
 
 What calibration saw is kept best, so a figure on such text alone flatters. Where the user names no other text it is one of two
-that every Python brings along: the library's docstrings, or its code where the docstrings were what calibration saw.
+that every Python brings along: the library's docstrings, or its code where the docstrings were what calibration saw or are the
+first text.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from layerlens.data.sources.stdlib_code import read_stdlib_code, read_stdlib_pro
 from layerlens.data.sources.stdlib_docs import NAME as DOCS
 
 
-def second_text(calibration: str, *, max_chars: int = 60_000) -> tuple[str, str]:
+def second_text(*taken: str, max_chars: int = 60_000) -> tuple[str, str]:
     """Choose the second text.
 
     Args:
-        calibration: What the calibration data is called: a built-in name or a path.
+        *taken: What the calibration data and the first text are called: built-in names or paths.
         max_chars: How much of it.
 
     Returns:
@@ -24,6 +25,6 @@ def second_text(calibration: str, *, max_chars: int = 60_000) -> tuple[str, str]
     Raises:
         DataError: this Python brings no sources.
     """
-    if calibration == DOCS:
+    if DOCS in taken:
         return CODE, read_stdlib_code(max_chars)
     return DOCS, read_stdlib_prose(max_chars)

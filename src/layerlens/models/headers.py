@@ -9,6 +9,7 @@ Format: safetensors, https://github.com/huggingface/safetensors#format.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -35,6 +36,18 @@ class TensorHeader:
     shape: tuple[int, ...]
     file: Path
     start: int = 0
+
+
+def tensor_bytes(tensors: Mapping[str, TensorHeader]) -> int:
+    """Bytes of tensors as they lie in their files, headers apart.
+
+    Raises:
+        CheckpointError: a tensor is of a type of unknown width.
+    """
+    for name, header in tensors.items():
+        if header.dtype not in ELEMENT_BYTES:
+            raise CheckpointError(f"{name} in {header.file} is stored as {header.dtype}, whose width is unknown")
+    return sum(prod(header.shape) * ELEMENT_BYTES[header.dtype] for header in tensors.values())
 
 
 def read_headers(path: Path) -> dict[str, TensorHeader]:

@@ -167,4 +167,8 @@ class CodedMatrix:
 
 def _aligned(tensor: Tensor) -> Tensor:
     """The tensor itself where its memory starts at a full register, else a copy; tensors of a mapped file start anywhere."""
-    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
+    if tensor.data_ptr() % _ALIGNMENT == 0:
+        return tensor
+    # The copy may become a buffer, and that outlives a caller's inference mode.
+    with torch.inference_mode(False):
+        return tensor.clone()

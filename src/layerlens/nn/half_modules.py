@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from layerlens.nn.coded_matrix import SLICE_NUMBERS
 from layerlens.nn.frozen_product import FrozenMatrix, wide
+from layerlens.nn.row_scale import PLAIN, RowScale
 
 
 class HalfModule(FrozenMatrix):
@@ -100,6 +101,7 @@ class HalfEmbedding(HalfModule):
         padding_idx: As the original has it; it only matters to training.
         dtype: Type of the rows it gives; follows the model when that is cast.
         device: As `HalfModule`.
+        scale: What its rows are multiplied by on their way out.
     """
 
     def __init__(
@@ -109,13 +111,15 @@ class HalfEmbedding(HalfModule):
         padding_idx: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        scale: RowScale = PLAIN,
     ) -> None:
         super().__init__(num_embeddings, embedding_dim, device=device)
         self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
-        self.dtype = dtype
+        self.dtype, self.scale = dtype, scale
 
     def forward(self, input_ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape embedding_dim"]:
-        return functional.embedding(input_ids, self._buffers["weight"]).to(self.dtype)  # type: ignore[arg-type]
+        rows = functional.embedding(input_ids, self._buffers["weight"])  # type: ignore[arg-type]
+        return self.scale.times(rows.to(self.dtype))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from layerlens.nn.half_modules import HalfModule
+from layerlens.nn.row_scale import PLAIN, RowScale
 from layerlens.nn.stored_module import StoredModule
 
 Holder = StoredModule | HalfModule
@@ -54,13 +55,16 @@ class TiedEmbedding(nn.Module):
         holder: Module that has the matrix.
         padding_idx: As the original has it.
         dtype: Type of the rows it gives; follows the model when that is cast.
+        scale: What its rows are multiplied by on their way out.
     """
 
-    def __init__(self, holder: Holder, padding_idx: int | None = None, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, holder: Holder, padding_idx: int | None = None, dtype: torch.dtype = torch.float32, scale: RowScale = PLAIN
+    ) -> None:
         super().__init__()
         self._holder = (holder,)
         self.num_embeddings, self.embedding_dim, self.padding_idx = holder.out_features, holder.in_features, padding_idx
-        self.dtype = dtype
+        self.dtype, self.scale = dtype, scale
 
     @property
     def weight(self) -> Float[Tensor, "num_embeddings embedding_dim"]:
@@ -70,7 +74,8 @@ class TiedEmbedding(nn.Module):
     def forward(self, input_ids: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape embedding_dim"]:
         numbers, position = torch.unique(input_ids, return_inverse=True)
         holder = self._holder[0]
-        return holder.rows(numbers.long().to(_device_of(holder)), self.dtype).to(input_ids.device)[position]
+        rows = holder.rows(numbers.long().to(_device_of(holder)), self.dtype).to(input_ids.device)
+        return self.scale.times(rows)[position]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype

@@ -57,11 +57,16 @@ class MemoryGuard:
     @staticmethod
     def trim() -> None:
         """Hand memory that was freed back to the system, where the C library knows how, and program code with it."""
+        MemoryGuard.give_back()
+        drop_code_pages()
+
+    @staticmethod
+    def give_back() -> None:
+        """Hand memory that was freed back to the system, where the C library knows how; in milliseconds."""
         if sys.platform == "linux":
             trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
             if trim is not None:
                 trim(0)
-        drop_code_pages()
 
 
 def libraries_bytes() -> int:

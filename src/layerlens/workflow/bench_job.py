@@ -18,13 +18,13 @@ from layerlens.artifacts.plan import candidates_folder, load_candidates, load_pl
 from layerlens.artifacts.store import read_json, write_json
 from layerlens.artifacts.versions import installed_versions
 from layerlens.benching.job import DONE_FILE, FAILED_FILE, Conditions, Done, Failed, Job, JobKind, reason_of, record_folder
-from layerlens.benching.orphan import leave_with
 from layerlens.config import ProfilingConfig, RaceConfig, TuneConfig
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import partition
 from layerlens.errors import ConfigError, DataError, NotFiniteError
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.models.threads import threads
+from layerlens.orphan import leave_with
 from layerlens.progress import SILENT, Progress
 from layerlens.workflow.machine import machine_kind
 from layerlens.workflow.open import Opened, open_data, open_plan_model

@@ -6,36 +6,37 @@ OUT/           weights, config, plan.json   what measured best among our plans a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from layerlens.artifacts.compression import PLAN_FILE, CompressionPlan, Curves, Measured
-from layerlens.artifacts.compression_checks import load_checked_plan
+from layerlens.artifacts.compression import CompressionPlan, Curves
 from layerlens.artifacts.plan import Chosen
 from layerlens.artifacts.versions import installed_versions
-from layerlens.budget.compression import CompressionPlans, plan_compression
+from layerlens.budget.compression import CompressionPlans, plan_compression, smallest_told
 from layerlens.budget.format_menu import menu_of
 from layerlens.compressing.held_out import HeldOut, measured_of
 from layerlens.compressing.matrices import matrices_of
 from layerlens.compressing.option_grid import kept_bytes
-from layerlens.compressing.tensor_files import check_new_folder
+from layerlens.compressing.tensor_files import check_new_folder, restore_folder
 from layerlens.compressing.unmeasured_curves import unmeasured_curves
 from layerlens.compressing.variant_result import VariantResult
 from layerlens.compressing.write_plan import write_plan
 from layerlens.config import CompressConfig, output_path
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import Partition, partition
+from layerlens.data.source_name import whole_name
 from layerlens.errors import ConfigError, LayerLensError
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
 from layerlens.streaming.memory_guard import MemoryGuard
-from layerlens.workflow.compress_curves import curves_and_samples, option_grid, probes_all
+from layerlens.workflow.compress_curves import curves_and_samples, has_changed, measured_elsewhere, option_grid, probes_all
 from layerlens.workflow.compress_rounds import probed_choices, settled_plans
 from layerlens.workflow.curves_folder import CurvesFolder
+from layerlens.workflow.earlier_result import check_replaceable, earlier_plan, is_run, made_of
 from layerlens.workflow.open import open_streamed
 
 
@@ -71,7 +72,8 @@ def compress(
     Args:
         model: A folder or a hub id; it is only read.
         data: What to calibrate and measure on.
-        out: The folder to write; `OUT.curves` beside it keeps the curves for another size.
+        out: The folder to write; `OUT.curves` beside it keeps the curves for another size. An earlier result for this model and
+            data makes way for the new one when that is whole; anything else in it is refused.
         config: The target and the policies.
         dry_run: Print what the plan would be where curves are there, and else what would be measured; write nothing.
         command: The invocation, kept in the plan.
@@ -95,15 +97,18 @@ def compress(
     check_new_folder(folder)
     if checkpoint.config.get("quantization_config"):
         raise ConfigError(f"{model} is quantised already; give the original checkpoint")
-    run = _Compression(checkpoint, data, folder, config, command, progress)
-    if dry_run:
-        return run.foretold()
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file, not a folder; choose another output folder")
-    if folder.exists() and any(folder.iterdir()):
-        return run.found()
+    run = _Compression(checkpoint, data, folder, config, command, progress)
+    if not dry_run:
+        restore_folder(folder)
+    earlier = earlier_plan(folder, checkpoint, run.identity())
+    if dry_run:
+        return run.foretold()
+    if earlier is not None and is_run(earlier, run.identity()):
+        return run.found(earlier)
     with threads(config.threads):
-        return run.compress()
+        return run.compress(earlier)
 
 
 class _Compression:
@@ -118,11 +123,14 @@ class _Compression:
         self.curves = CurvesFolder(folder, checkpoint, data, config, self.grid)
         self.guard = MemoryGuard(config.max_memory)
 
-    def compress(self) -> CompressResult:
+    def compress(self, earlier: CompressionPlan | None) -> CompressResult:
+        """Measure what is not known, and write what is best in the place of an earlier result."""
         data, model = open_streamed(self.checkpoint, self.data_name, self.config, self.progress)
         try:
             part = partition(len(data.examples), data.splits, seed=self.config.seed, has_eval_data=False)
-            return self._written(model, data, part)
+            if earlier is not None:
+                self._check_samples(earlier, data, part)
+            return self._written(model, data, part, earlier)
         except LayerLensError as error:
             told = self.curves.after_failure(error)
             if told is error:
@@ -145,7 +153,6 @@ class _Compression:
         finally:
             model.state.reader.close()
         plan_compression(unmeasured, self.config)
-        smallest = menu_of(unmeasured, self.config).smallest_bytes
         numbers = sum(matrix.out_features * matrix.in_features for matrix in matrices)
         kept = sum(kept_bytes(self.grid, matrix.out_features, matrix.in_features) for matrix in matrices)
         stored = sum(matrix.num_bytes for matrix in matrices)
@@ -156,31 +163,28 @@ class _Compression:
                 "model": f"{self.checkpoint.id} ({model.info.architecture}, {model.info.num_parameters:,} parameters)",
                 "task": f"{data.task.info.kind} on {data.id}",
                 "matrices": f"{len(matrices)} with {numbers:,} numbers, {stored / 2**20:,.1f} MiB as stored",
-                "smallest": f"{smallest:,} bytes, {8 * smallest / unmeasured.model.num_parameters:.3f} bits per weight",
+                "smallest": smallest_told(menu_of(unmeasured, self.config)),
                 "disk": f"about {kept / 2**20:,.0f} MiB of codes and factors in {self.curves.path}",
             },
         )
 
-    def found(self) -> CompressResult:
+    def found(self, plan: CompressionPlan) -> CompressResult:
         """The folder that this very command has written already."""
-        if (self.folder / PLAN_FILE).exists():
-            plan = load_checked_plan(self.folder)
-            if plan.model.hash == self.checkpoint.hash() and plan.metadata.get("run") == self._run_identity():
-                self._check_data(plan)
-                self.progress.note(f"{self.folder} already holds this model")
-                return CompressResult(self.folder, plan)
-        raise ConfigError(f"{self.folder} is not empty and holds no result of this very command; choose another output folder")
-
-    def _check_data(self, plan: CompressionPlan) -> None:
-        """See that the data still hold the samples that the folder's curves were measured on."""
-        told = plan.metadata.get("data", {})
         data, model = open_streamed(self.checkpoint, self.data_name, self.config)
         model.state.reader.close()
         part = partition(len(data.examples), data.splits, seed=self.config.seed, has_eval_data=False)
-        if "hash" in told and told["hash"] != data.hash(part.train[: self.config.num_samples]):
+        self._check_samples(plan, data, part)
+        self.progress.note(f"{self.folder} already holds this model")
+        return CompressResult(self.folder, plan, plan.metadata.get("left_out", {}))
+
+    def _check_samples(self, plan: CompressionPlan, data: LoadedData, part: Partition) -> None:
+        """See that the data still hold the samples that the folder's curves were measured on."""
+        if has_changed(plan.metadata.get("data", {}), data, part, self.config):
             raise ConfigError(f"{data.id} has changed since {self.folder} was written; choose another output folder")
 
-    def _written(self, model: StreamedModel, data: LoadedData, part: Partition) -> CompressResult:
+    def _written(
+        self, model: StreamedModel, data: LoadedData, part: Partition, earlier: CompressionPlan | None
+    ) -> CompressResult:
         if self.curves.kept() is None:
             # Faults of sizes and policies show from shapes alone; they shall not wait for hours of measuring.
             plan_compression(self._unmeasured(model, data), self.config)
@@ -199,10 +203,10 @@ class _Compression:
         everyone = {**plans.candidates, **plans.baselines}
         found = held_out.race(everyone)
         measured = measured_of(everyone, found, list(plans.baselines))
-        first = _first_that_may(everyone, measured, self.config.cosine)
+        first = plans.first_to_write(measured)
         best = everyone[first.name]
-        evidence = {**best.metadata, **self._evidence(found[first.name], held_out), "run": self._run_identity()}
-        evidence["notes"] = [*evidence["notes"], *probed_choices(curves)]
+        evidence = {**best.metadata, **self._evidence(found[first.name], held_out), "run": self.identity()}
+        evidence["notes"] = [*evidence["notes"], *measured_elsewhere(curves), *probed_choices(curves)]
         plan = best.model_copy(
             update={
                 "measured": measured,
@@ -213,7 +217,12 @@ class _Compression:
         if self.config.leave_one_out:
             trials = held_out.leave_one_out(plan, seed=self.config.seed)
             plan = plan.model_copy(update={"metadata": {**plan.metadata, "leave_one_out": trials.model_dump(mode="json")}})
-        write_plan(self.folder, model, plan, curves, held_out.cache)
+        may_replace = None
+        if earlier is not None:
+            may_replace = partial(check_replaceable, self.folder, earlier, self.checkpoint)
+            gone = " and ".join(["the result for another target", *made_of(self.folder)])
+            self.progress.note(f"replacing {gone} in {self.folder}")
+        write_plan(self.folder, model, plan, curves, held_out.cache, may_replace)
         self.curves.finish()
         return CompressResult(self.folder, plan, plans.left_out)
 
@@ -250,14 +259,7 @@ class _Compression:
             "data": held_out.curves.data,
         }
 
-    def _run_identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """What tells this run from another one of the same model."""
         aside = {"max_memory", "max_store", "processes", "engine", "threads"}
-        return {"data": self.data_name, "config": self.config.model_dump(mode="json", exclude=aside)}
-
-
-def _first_that_may(plans: Mapping[str, CompressionPlan], measured: Sequence[Measured], cosine: float | None) -> Measured:
-    """The best measured of those that may be written: where a cosine is asked for, plans foretold to reach it.
-
-    The size was sought for the optimum, so it is always among them; others have its bytes, but not its cosine.
-    """
-    return next(one for one in measured if cosine is None or plans[one.name].metadata["predicted_cosine"] >= cosine)
+        return {"data": whole_name(self.data_name), "config": self.config.model_dump(mode="json", exclude=aside)}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 from layerlens.artifacts.compression import Curves, MatrixCurve, Option
 from layerlens.compressing.anchors import anchored, few_per_role, probed_option
 from layerlens.compressing.factor_cache import FactorCache
 from layerlens.compressing.held_out import HeldOut, held_out_samples
 from layerlens.compressing.option_grid import OptionGrid
-from layerlens.compressing.run import MeasureOptions, measure_curves
+from layerlens.compressing.run import MeasureOptions, measure_curves, versions_of_figures
 from layerlens.config import CompressConfig
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import Partition
@@ -65,7 +66,7 @@ def curves_and_samples(
     """
     samples = part.train[: config.num_samples]
     curves = folder.kept()
-    if curves is not None and curves.data.get("hash") != data.hash(samples):
+    if curves is not None and has_changed(curves.data, data, part, config):
         raise ConfigError(f"{data.id} has changed since {folder.path} was measured; remove that folder or choose another one")
     is_new = curves is None
     if is_new:
@@ -89,10 +90,31 @@ def curves_and_samples(
         return held_out
     folder.work.mkdir(parents=True, exist_ok=True)
     curves = anchored(curves, held_out.probes(_probed(held_out, config)))
-    curves = curves.model_copy(update={"data": {**curves.data, "held_out_samples": len(chosen)}})
+    measured_on = {"held_out_samples": len(chosen), "held_out_hash": data.hash(chosen)}
+    curves = curves.model_copy(update={"data": {**curves.data, **measured_on}})
     folder.save(curves)
     folder.finish()
     return replace(held_out, curves=curves)
+
+
+def has_changed(told: Mapping[str, Any], data: LoadedData, part: Partition, config: CompressConfig) -> bool:
+    """Whether data hold other samples than those that curves tell of, for calibration or for what is measured beside it.
+
+    Args:
+        told: `data` of curves, or of a plan made from them; what an older release did not keep is not compared.
+        data: As they are now.
+        part: Which of them calibrate, and which are held out.
+        config: How many are.
+    """
+    used = {"hash": part.train[: config.num_samples], "held_out_hash": part.race[: config.held_out_samples]}
+    return any(name in told and told[name] != data.hash(samples) for name, samples in used.items())
+
+
+def measured_elsewhere(curves: Curves) -> list[str]:
+    """One sentence where kept curves were measured under other versions than those that race now; none where they were not."""
+    then, now = curves.versions, versions_of_figures()
+    others = [f"{name} {then[name]}, now {version}" for name, version in now.items() if then.get(name, version) != version]
+    return [f"the curves were measured under other versions than those that race: {'; '.join(others)}"] if others else []
 
 
 def probes_all(held_out: HeldOut, config: CompressConfig) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from layerlens.artifacts.compression import Curves, MatrixCurve, Option, Probe
+from layerlens.artifacts.compression import CompressionPlan, Curves, MatrixCurve, Option, Probe
 from layerlens.artifacts.store import sha256_of_json
 from layerlens.budget.compression import CompressionPlans, plan_compression
 from layerlens.budget.compression_candidates import OPTIMUM
@@ -39,6 +39,8 @@ def settled_plans(
 ) -> tuple[CompressionPlans, Curves]:
     """Plan, and measure what the optimum picks until every pick has a probe near it.
 
+    Where the optimum misses the cosine that is asked for, the picks are those of the smallest plan that reaches it.
+
     Args:
         curves: Anchored; with family probes of earlier runs.
         config: The target and the policies; `probes` may forbid all measuring.
@@ -58,7 +60,7 @@ def settled_plans(
     plans = plan_compression(curves, config, command=command)
     before, num_measured = _predicted(plans), 0
     while config.probes != "off" and curves.rounds.get(target, 0) < MAX_ROUNDS:
-        wanted = far_from_probes(chosen_options(curves, plans.candidates[OPTIMUM]))
+        wanted = far_from_probes(chosen_options(curves, _best_foretold(plans)))
         wanted = wanted if probes_all else few_per_family(wanted, curves)
         if not wanted:
             break
@@ -87,4 +89,9 @@ def probed_choices(curves: Curves) -> list[str]:
 
 
 def _predicted(plans: CompressionPlans) -> float:
-    return sum(layer.predicted_loss for layer in plans.candidates[OPTIMUM].layers)
+    return sum(layer.predicted_loss for layer in _best_foretold(plans).layers)
+
+
+def _best_foretold(plans: CompressionPlans) -> CompressionPlan:
+    """The optimum; where it misses the cosine asked for, the plan that does not."""
+    return plans.candidates.get(OPTIMUM, plans.plan)

@@ -25,7 +25,7 @@ from layerlens.streaming.journal import JOURNAL_FILE
 #: Hidden states and journals of a run that is not done, and the jobs of its processes.
 WORK_FOLDER, JOBS_FOLDER = "work", "jobs"
 #: What fixes the curves; the target and the policies do not.
-_OF_CURVES = {
+MEASURING = {
     *("task", "text_columns", "label_column", "split", "max_length", "seed"),
     *("num_samples", "held_out_samples", "batch_size", "probes"),
 }
@@ -135,7 +135,7 @@ class CurvesFolder:
             "command": "compress",
             "model_hash": self._checkpoint.hash(),
             "data": self._data,
-            "config": self._config.model_dump(mode="json", include=_OF_CURVES),
+            "config": self._config.model_dump(mode="json", include=MEASURING),
             "options": options,
         }
 

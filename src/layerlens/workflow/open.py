@@ -11,6 +11,7 @@ from layerlens.artifacts.plan import Plan
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.config import BaseFormat, DataConfig, ProfilingConfig, TrainingConfig
 from layerlens.data.dataset import LoadedData, load_dataset
+from layerlens.data.guess import is_causal_lm
 from layerlens.data.partition import Partition, partition
 from layerlens.errors import ConfigError, ManifestError, UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
@@ -24,6 +25,9 @@ from layerlens.progress import SILENT, Progress
 from layerlens.streaming.memory_guard import MemoryGuard
 from layerlens.words import TaskKind
 from layerlens.workflow.execution import is_streamed, largest_batch
+
+#: What is told of a model that cannot be streamed and shall be compressed.
+_NO_WAY_OUT = "such a model cannot be compressed"
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,14 @@ def open_streamed(
 ) -> tuple[LoadedData, StreamedModel]:
     """Open data, and a model that stays on disk, to compress it.
 
-    A model that lacks the head of what its data ask is opened for its embeddings, unless the task was given or there are none of
-    images: a random head's loss is blind to most of what the model does.
+    A model that lacks the head of what its data ask is opened for what it does have, unless the task was given: a causal
+    language model for its own next-token loss on the texts, any other for its embeddings (but for images, of which there are
+    none). A random head's loss is blind to most of what the model does.
     """
     loaded = open_data(checkpoint, data, config)
     is_free = config.task is None and loaded.task.info.kind is not TaskKind.IMAGE_CLASSIFICATION
     try:
-        model = load_streamed_model(checkpoint, loaded.task.info, seed=config.seed)
+        model = load_streamed_model(checkpoint, loaded.task.info, seed=config.seed, way_out=_NO_WAY_OUT)
     except UnsupportedModelError:
         if not is_free:
             raise
@@ -103,9 +108,15 @@ def open_streamed(
         if not (is_free and model.new_parameters):
             return loaded, model
         model.state.reader.close()
-    progress.note(f"no trained head for {loaded.task.info.kind}: the model is compressed for its embeddings")
-    loaded = open_data(checkpoint, data, config.model_copy(update={"task": TaskKind.EMBEDDING}))
-    return loaded, load_streamed_model(checkpoint, loaded.task.info, seed=config.seed)
+    asked = loaded.task.info
+    is_language_model = is_causal_lm(checkpoint.config) and asked.kind is not TaskKind.CAUSAL_LM
+    kind = TaskKind.CAUSAL_LM if is_language_model else TaskKind.EMBEDDING
+    what = "next-token loss on the texts" if is_language_model else "embeddings"
+    progress.note(f"no trained head for {asked.kind}: the model is compressed for its {what}")
+    # Running text wants its columns named where the task took several.
+    columns = config.text_columns or asked.text_columns or None
+    loaded = open_data(checkpoint, data, config.model_copy(update={"task": kind, "text_columns": columns}))
+    return loaded, load_streamed_model(checkpoint, loaded.task.info, seed=config.seed, way_out=_NO_WAY_OUT)
 
 
 def open_plan_model(plan: Plan, data: str, config: TrainingConfig, *, has_eval_data: bool = False) -> Opened:

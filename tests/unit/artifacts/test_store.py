@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -24,6 +26,44 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
     store.claim_folder(tmp_path / "run", {"seed": 2})
     with store.working_alone(tmp_path / "run"):
         assert store.read_claim(tmp_path / "run") == {"seed": 2}
+
+
+def test_a_folder_that_its_owner_has_just_given_up_is_told_in_one_line(tmp_path: Path) -> None:
+    store.claim_folder(tmp_path / "run", {"seed": 1})
+    assert store.claim_folder(tmp_path / "run", {"seed": 1})
+    store.release_folder(tmp_path / "run")
+    with pytest.raises(ConfigError, match="another process is working in"), store.working_alone(tmp_path / "run"):
+        raise AssertionError("a folder that is gone was worked in")
+
+
+def test_another_claim_in_the_same_place_lets_nobody_else_in(tmp_path: Path) -> None:
+    store.claim_folder(tmp_path / "run", {"seed": 1})
+    with store.working_alone(tmp_path / "run"):
+        # What another process does that found the folder empty just before this one claimed it.
+        store.write_json(tmp_path / "run" / store.RUN_FILE, {"seed": 1})
+        with pytest.raises(ConfigError, match="another process is working in"), store.working_alone(tmp_path / "run"):
+            raise AssertionError("both were let in")
+
+
+@pytest.mark.parametrize("seeds", [(1, 1), (1, 2)])
+def test_of_runs_that_begin_at_the_same_moment_one_works_under_its_own_claim(tmp_path: Path, seeds: tuple[int, int]) -> None:
+    starts, ends = Barrier(2), Barrier(2)
+
+    def begin(folder: Path, seed: int) -> bool:
+        starts.wait(10)
+        try:
+            store.claim_folder(folder, {"seed": seed})
+            with store.working_alone(folder):
+                ends.wait(10)
+                return store.read_claim(folder) == {"seed": seed}
+        except ConfigError:
+            ends.wait(10)
+            return False
+
+    with ThreadPoolExecutor(2) as pool:
+        for trial in range(30):
+            assert sorted(pool.map(begin, [tmp_path / str(trial)] * 2, seeds)) == [False, True]
+            assert [path.name for path in (tmp_path / str(trial)).iterdir()] == [store.RUN_FILE]
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

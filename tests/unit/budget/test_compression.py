@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from layerlens.artifacts.compression import CompressionPlan, Curves
+from layerlens.artifacts.compression import CompressionPlan, Curves, Measured
 from layerlens.artifacts.compression_checks import curve_inconsistencies, inconsistencies
 from layerlens.artifacts.formats import Format, size_bytes
-from layerlens.budget.compression import CompressionPlans, plan_compression
+from layerlens.budget.compression import CompressionPlans, plan_compression, smallest_told
+from layerlens.budget.format_menu import menu_of
 from layerlens.config import CompressConfig
 from layerlens.errors import InfeasibleBudgetError
 from layerlens.words import BudgetName
@@ -105,10 +106,23 @@ def test_the_smallest_size_is_possible_and_a_byte_less_is_refused_by_name() -> N
         planned(bits_per_weight=0.5)
 
 
+def test_the_smallest_bits_per_weight_that_are_told_are_possible() -> None:
+    model = CURVES.model.model_copy(update={"other_bytes": CURVES.model.other_bytes + -smallest() % 3})
+    curves = CURVES.model_copy(update={"model": model})
+    # The second is 0.3 to the last digit, which the binary number 0.3 lies below.
+    for num_parameters in (CURVES.model.num_parameters, 80 * smallest(curves) // 3):
+        sized = curves.model_copy(update={"model": model.model_copy(update={"num_parameters": num_parameters})})
+        told = smallest_told(menu_of(sized, CompressConfig(size=1)))
+        bits = float(told.split("(")[1].split()[0])
+        assert planned(sized, bits_per_weight=bits).plan.size_bytes >= smallest(sized)
+        with pytest.raises(InfeasibleBudgetError):
+            planned(sized, bits_per_weight=bits - 1e-4)
+
+
 def test_bits_per_weight_are_kept_to_the_byte() -> None:
     for bits in (3.1, 4.25, 6.7):
         for plan in everything(planned(bits_per_weight=bits)).values():
-            assert Fraction(8 * plan.size_bytes, CURVES.model.num_parameters) <= Fraction(bits)
+            assert Fraction(8 * plan.size_bytes, CURVES.model.num_parameters) <= Fraction(str(bits))
             assert plan.bits_per_weight == 8 * plan.size_bytes / CURVES.model.num_parameters
 
 
@@ -127,14 +141,64 @@ def test_more_bytes_never_lose_more() -> None:
 
 def test_a_cosine_and_a_rank_set_the_bytes_of_everyone() -> None:
     by_cosine = planned(cosine=0.97)
-    assert by_cosine.plan.metadata["predicted_cosine"] >= 0.97
-    assert by_cosine.plan.chosen.name == "optimum"
+    assert by_cosine.plan.chosen.name == "smallest-for-cosine"
+    assert by_cosine.plan.solver.value >= by_cosine.plan.chosen.value
     by_rank = planned(rank=64, min_dim=128)
     assert by_rank.plan.chosen.name == "fixed-rank"
     assert by_rank.plan.solver.value > by_rank.plan.chosen.value
     for plans in (by_cosine, by_rank):
         assert plans.plan.budgets[BudgetName.SIZE_BYTES].limit is None
         assert all(plan.size_bytes <= plans.plan.size_bytes for plan in everything(plans).values())
+
+
+@pytest.mark.parametrize("cosine", [0.9, 0.99, 0.9999])
+def test_of_our_plans_only_those_that_reach_the_cosine_race_and_of_the_baselines_only_those_may_be_written(cosine: float) -> None:
+    plans = planned(cosine=cosine)
+    reached = {name: plan.metadata["predicted_cosine"] for name, plan in everything(plans).items()}
+    assert all(reached[name] >= cosine for name in plans.candidates)
+    assert set(plans.only_measured) == {name for name in plans.baselines if reached[name] < cosine}
+    assert all("is below" in reason for reason in plans.only_measured.values())
+    assert "optimum" in plans.candidates or plans.left_out["optimum"].endswith(f"is below {cosine:g}")
+    order = [*plans.only_measured, *reversed(everything(plans))]
+    measured = [
+        Measured(name=name, size_bytes=1, bits_per_weight=1.0, kl_nats=place, is_baseline=False)
+        for place, name in enumerate(order)
+    ]
+    assert plans.first_to_write(measured) == next(one for one in measured if reached[one.name] >= cosine)
+    assert {layer.why.rpartition(": ")[2] for layer in plans.plan.layers if "would cost" in layer.why} <= {
+        "the cosine is reached without it"
+    }
+
+
+@pytest.mark.parametrize(
+    ("formats", "outside"),
+    [
+        ("integer", {"plain-svd-int8", "whitened-svd-int8"}),
+        (
+            "low-rank,half",
+            {"uniform-nearest", "uniform-nearest-topped-up", "uniform-second-order", "uniform-second-order-topped-up"},
+        ),
+    ],
+)
+def test_baselines_that_the_policies_rule_out_are_measured_but_not_written(formats: str, outside: set[str]) -> None:
+    plans = planned(bits_per_weight=9, formats=formats, keep=["attention.key"])
+    assert outside <= set(plans.baselines)
+    for name, plan in plans.baselines.items():
+        of_others = {layer.format for layer in plan.layers if layer.scheme.format.value not in ("keep", *formats.split(","))}
+        assert (name in plans.only_measured) == bool(of_others)
+        assert all(each in plans.only_measured[name] for each in sorted(of_others)[:1])
+        assert all(layer.format == "keep" for layer in plan.layers if "k_proj" in layer.layer), "what is kept is kept by all"
+        assert plan.size_bytes <= plans.plan.budgets[BudgetName.SIZE_BYTES].limit  # type: ignore[operator]
+    assert outside <= set(plans.only_measured)
+
+
+def test_every_plan_says_what_did_not_race_and_what_may_not_be_written() -> None:
+    plans = planned(bits_per_weight=4, formats="integer")
+    for plan in everything(plans).values():
+        assert plan.metadata["left_out"] == plans.left_out
+        assert plan.metadata["only_measured"] == plans.only_measured
+    assert plans.left_out
+    assert plans.only_measured
 
 
 def test_baselines_are_named_or_their_absence_is_explained() -> None:

@@ -153,10 +153,23 @@ def test_fixed_rank_takes_whitened_factors_and_obeys_policies() -> None:
 
 
 def test_factors_that_would_be_larger_than_the_matrix_are_not_made() -> None:
+    narrow = menu_of(small(2, kept_element_bytes=1), CompressConfig(rank=32, min_dim=128, quant_bits=16))
+    for matrix, offer in zip(narrow.curves.matrices, fixed_rank_plan(narrow), strict=True):
+        is_smaller = 2 * 32 * (matrix.out_features + matrix.in_features) < matrix.out_features * matrix.in_features
+        assert offer.scheme.name == ("lr32x16" if is_smaller and matrix.role is not Role.EMBEDDING else KEEP.name)
+
+
+def test_a_rank_that_makes_no_matrix_smaller_is_refused_and_the_largest_that_does_is_named() -> None:
     narrow = small(2, kept_element_bytes=1)
-    made = menu_of(narrow, CompressConfig(rank=64, min_dim=128, quant_bits=16))
-    selection = fixed_rank_plan(made)
-    assert all(offer.scheme == KEEP for offer in selection)
+
+    def made(**given: Any) -> list[str]:
+        return [offer.scheme.name for offer in fixed_rank_plan(menu_of(narrow, CompressConfig(**given)))]
+
+    with pytest.raises(ConfigError, match=r"rank: factors of rank 64 x 16 bits make no matrix smaller.* rank 32 or less would"):
+        made(rank=64, min_dim=128, quant_bits=16)
+    assert "lr32x16" in made(rank=32, min_dim=128, quant_bits=16)
+    with pytest.raises(ConfigError, match=r"no matrix smaller.* and no other rank would; keep less"):
+        made(rank=32, min_dim=128, keep=["attention.*", "mlp.*"])
 
 
 def test_a_rank_above_a_matrix_names_it_and_small_matrices_do_not_count() -> None:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoConfig
 
 from layerlens.artifacts.formats import HALF, integer, integer_low_rank
 from layerlens.compressing.folder_config import (
@@ -26,8 +28,8 @@ MATRICES = {
 
 
 def test_matrices_are_read_as_they_were_written_and_the_original_config_comes_back() -> None:
-    original = {"model_type": "gpt2", "n_embd": 32}
-    config = json.loads(json.dumps(folder_config(original, MATRICES)))
+    original = {"model_type": "gpt2", "n_embd": 32, "dtype": "bfloat16"}
+    config = json.loads(json.dumps(folder_config(original, MATRICES, "float32")))
     assert is_compressed(config)
     quantization = config["quantization_config"]
     assert quantization["quant_method"] == "layerlens"
@@ -43,11 +45,34 @@ def test_the_hint_says_what_to_install_and_what_to_import_and_is_no_weight_file(
     assert not LOADING_HINT.endswith((".safetensors", ".json", ".bin"))
 
 
-def test_the_hint_is_put_back_where_transformers_left_it_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("named", "expected"), [({"torch_dtype": "float16"}, "float16"), ({"torch_dtype": None}, "float32"), ({}, "float32")]
+)
+def test_older_transformers_take_the_sentence_for_a_type_and_later_ones_find_the_type_beside_it(
+    named: dict[str, str | None], expected: str
+) -> None:
+    config = folder_config({"model_type": "gpt2", **named}, MATRICES, "float32")
+    # What transformers before 4.56 does with the key.
+    with pytest.raises(AttributeError, match="import layerlens"):
+        getattr(torch, config["torch_dtype"])
+    assert config["dtype"] == expected
+    assert AutoConfig.for_model(**config).dtype is getattr(torch, expected)
+    assert original_config(config) == {"model_type": "gpt2", "dtype": expected}
+
+
+def test_what_transformers_left_out_is_put_back_under_the_names_that_were_saved(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    path.write_text('{"model_type": "gpt2"}', encoding="utf-8")
-    restore_hint(path)
-    assert json.loads(path.read_text(encoding="utf-8")) == {"model_type": "gpt2", "transformers_weights": LOADING_HINT}
+    quantization = {"quant_method": "layerlens", "version": 1, "matrices": {"transformer.h.0": {"in_features": 4}, "head": {}}}
+    path.write_text(json.dumps({"model_type": "gpt2", "quantization_config": quantization}), encoding="utf-8")
+    restore_hint(path, {"transformer.h.0": "h.0"})
+    quantization["matrices"] = {"h.0": {"in_features": 4}, "head": {}}
+    assert json.loads(path.read_text(encoding="utf-8")) == {
+        "model_type": "gpt2",
+        "quantization_config": quantization,
+        "transformers_weights": LOADING_HINT,
+        "torch_dtype": LOADING_HINT,
+    }
+    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_another_version_and_damaged_entries_are_named() -> None:

@@ -67,6 +67,7 @@ CASES = [
     ("gpt2", "AutoModel"),
     ("gpt_neo", "AutoModelForCausalLM"),
     ("qwen2", "AutoModelForCausalLM"),
+    ("gemma2", "AutoModelForCausalLM"),
     ("bert", "AutoModel"),
     ("bert", "AutoModelForSequenceClassification"),
     ("bert", "AutoModelForMaskedLM"),
@@ -218,6 +219,69 @@ def test_a_folder_of_another_version_or_model_is_refused(tmp_path: Path) -> None
         _load("AutoModel", _edited(compressed, matrices={"encoder.layer.0.intermediate.dense": entry}))
     with pytest.raises(ManifestError, match="version 9"):
         _load("AutoModel", _edited(compressed, version=9))
+
+
+def test_a_folder_that_lacks_stored_tensors_is_refused_over_several_devices_too(tmp_path: Path) -> None:
+    compressed = compress_tiny("llama", tmp_path)
+    spread = {"device_map": {"model": "cpu", "lm_head": "disk"}, "offload_folder": str(tmp_path / "offloaded")}
+    expected = _output(_load("AutoModelForCausalLM", compressed.folder), "llama")
+    assert torch.equal(_output(_load("AutoModelForCausalLM", compressed.folder, **spread), "llama"), expected)
+    path = compressed.folder / "model.safetensors"
+    tensors = load_file(path)
+    short = next(name for name in tensors if name.endswith(".down"))
+    save_file({**tensors, short: tensors[short][1:].contiguous()}, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="lacks 1 tensors of compressed matrices") as caught:
+        _load("AutoModelForCausalLM", compressed.folder, **spread)
+    assert short in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "bert", "vit"])
+def test_loaded_tensors_lie_in_memory_of_their_own_and_not_in_a_map_of_the_file(family: str, tmp_path: Path) -> None:
+    compressed = compress_tiny(family, tmp_path)
+    with torch.inference_mode():
+        model = _load("AutoModel", compressed.folder)
+    assert not any(tensor.is_inference() for tensor in model.state_dict().values())
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or str(compressed.folder) not in maps.read_text(encoding="utf-8")
+
+
+def test_a_model_saved_without_its_head_is_exported_as_it_was_saved(tmp_path: Path) -> None:
+    model = _load("AutoModel", compress_tiny("llama", tmp_path, tie_word_embeddings=False).folder)
+    model.save_pretrained(tmp_path / "base")
+    write_dense(tmp_path / "base", tmp_path / "dense")
+    dense = _load("AutoModel", tmp_path / "dense")
+    torch.testing.assert_close(_output(dense, "llama"), _output(model, "llama"), rtol=1e-4, atol=1e-5)
+    named = json.loads((tmp_path / "base" / "config.json").read_text(encoding="utf-8"))["quantization_config"]["matrices"]
+    assert named
+    saved = load_file(tmp_path / "base" / "model.safetensors")
+    assert all(any(name.startswith(f"{path}.") for name in saved) for path in named)
+
+
+def test_a_config_that_one_model_was_loaded_with_loads_another(tmp_path: Path) -> None:
+    compressed = compress_tiny("llama", tmp_path, tie_word_embeddings=False)
+    config = transformers.AutoConfig.from_pretrained(compressed.folder)
+    expected = _output(_load("AutoModelForCausalLM", compressed.folder), "llama")
+    _load("AutoModel", compressed.folder, config=config)
+    assert torch.equal(_output(_load("AutoModelForCausalLM", compressed.folder, config=config), "llama"), expected)
+
+
+def test_saving_on_every_process_leaves_the_config_to_the_main_one(tmp_path: Path) -> None:
+    model = _load("AutoModel", compress_tiny("bert", tmp_path).folder)
+    model.save_pretrained(tmp_path / "out", is_main_process=False)
+    assert not (tmp_path / "out" / "config.json").exists()
+    model.save_pretrained(tmp_path / "out")
+    saved = (tmp_path / "out" / "config.json").stat()
+    model.save_pretrained(tmp_path / "out", is_main_process=False)
+    assert (tmp_path / "out" / "config.json").stat().st_mtime_ns == saved.st_mtime_ns
+
+
+def test_the_type_of_the_original_is_kept_where_its_config_names_none(tmp_path: Path) -> None:
+    folder = save_tiny("llama", tmp_path / "original")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["dtype"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    compressed = compress(open_checkpoint(str(folder)), tmp_path / "compressed")
+    assert [_load("AutoModelForCausalLM", one).dtype for one in (folder, compressed.folder)] == [torch.float32] * 2
 
 
 def test_saving_and_uploading_at_once_is_refused_since_the_upload_would_lack_the_hint(tmp_path: Path) -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,11 +16,12 @@ import torch
 
 from layerlens.artifacts.compression import MatrixCurve
 from layerlens.compressing import ray_jobs
+from layerlens.compressing.factor_cache import write_tensors
 from layerlens.compressing.matrices import Matrix, Place
-from layerlens.compressing.matrix_jobs import MatrixJobs, _Processes
+from layerlens.compressing.matrix_jobs import MatrixJobs, _Processes, solve_job
 from layerlens.compressing.option_grid import OptionGrid
 from layerlens.compressing.ray_jobs import RayJobs
-from layerlens.compressing.sensitivity import PriceTerm, Sensitivity
+from layerlens.compressing.sensitivity import PriceTerm, Sensitivity, sensitivity_tensors
 from layerlens.errors import ConfigError
 from layerlens.words import Role
 
@@ -95,6 +101,38 @@ def test_a_process_that_is_ended_from_outside_is_one_line(cluster: None) -> None
     with pytest.raises(ConfigError, match=r"Ray lost a job \(.*\); run the same command again to go on$") as caught:
         RayJobs(1, exec).submit(job)()
     assert "\n" not in str(caught.value)
+
+
+def test_a_job_that_cannot_be_read_is_no_fault_of_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "layer.0.safetensors"
+    job = json.dumps({"path": str(path), "layer": "layer.0", "kept_element_bytes": 4})
+    with pytest.raises(
+        ConfigError, match=r"layer\.0\.safetensors: No such file or directory\); run the same command again to go on$"
+    ):
+        solve_job(job, str(tmp_path), asdict(GRID))
+
+
+def test_a_job_may_be_tried_twice(tmp_path: Path) -> None:
+    path = tmp_path / "layer.0.safetensors"
+    sensitivity = Sensitivity(torch.eye(32), torch.eye(64), (PriceTerm(torch.eye(64), torch.eye(64, 32)),), inputs=torch.eye(32))
+    write_tensors(path, {"weight": torch.ones(64, 32), **sensitivity_tensors(sensitivity)})
+    job = json.dumps({"path": str(path), "layer": "layer.0", "kept_element_bytes": 4})
+    assert solve_job(job, str(tmp_path), asdict(GRID)) == solve_job(job, str(tmp_path), asdict(GRID))
+
+
+def test_processes_leave_with_the_one_that_is_killed() -> None:
+    """They have its output open, so it ends when the last of them has; an orphan would end it by its alarm, long after."""
+    code = """
+import os, signal
+from layerlens.compressing.matrix_jobs import _Processes
+jobs = _Processes(1, eval)
+jobs.submit("__import__('signal').alarm(120)")()
+print("solved", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.wait() == -signal.SIGKILL
+        assert killed.communicate(timeout=60) == ("solved\n", None)
 
 
 def test_ray_that_is_not_installed_is_told_before_anything_is_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,9 +104,10 @@ def test_solving_again_gives_the_same_bytes(problem: tuple[Tensor, Sensitivity, 
     assert all(torch.equal(again.tensors[name], values) for name, values in solved.tensors.items())
 
 
-def test_a_matrix_that_no_loss_feels_is_only_rounded_to_eight_bits() -> None:
-    solved = solve_matrix(torch.randn(32, 64), idle_sensitivity(32, 64), 2, OptionGrid())
-    assert [(o.scheme, o.rounding) for o in solved.options] == [(integer(8), Rounding.NEAREST), (KEEP, Rounding.NONE)]
+@pytest.mark.parametrize(("widths", "widest"), [((8, 4), 8), ((3, 4), 4)])
+def test_a_matrix_that_no_loss_feels_is_only_rounded_to_the_widest_codes(widths: tuple[int, ...], widest: int) -> None:
+    solved = solve_matrix(torch.randn(32, 64), idle_sensitivity(32, 64), 2, OptionGrid(widths=widths))
+    assert [(o.scheme, o.rounding) for o in solved.options] == [(integer(widest), Rounding.NEAREST), (KEEP, Rounding.NONE)]
     assert solved.tensors == {}
 
 

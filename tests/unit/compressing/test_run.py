@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import layerlens
 from layerlens.artifacts.compression import Curves, MatrixCurve, Rounding, load_curves, save_curves
 from layerlens.artifacts.formats import Format, size_bytes
 from layerlens.compressing import matrices as matrices_file
@@ -132,6 +133,27 @@ def test_hidden_states_that_are_gone_begin_a_stopped_run_anew(tmp_path: Path, mo
     (tmp_path / "stopped" / "work" / STATES_FILE).unlink()
     measured(case, tmp_path / "stopped")
     assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")
+
+
+def test_a_run_that_was_stopped_under_another_release_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = calibrated(tmp_path, "llama", num_samples=16)
+    done: list[int] = []
+
+    def stop(self: Journal, step: int) -> None:
+        if step == 3 and step not in done:
+            done.append(step)
+            raise Stopped
+        done.append(step)
+        finish(self, step)
+
+    finish = Journal.finish
+    monkeypatch.setattr(Journal, "finish", stop)
+    with monkeypatch.context() as patch:
+        patch.setattr(layerlens, "__version__", "0.0.0")
+        with pytest.raises(Stopped):
+            measured(case, tmp_path / "stopped")
+    assert measured(case, tmp_path / "stopped").versions["layerlens"] == layerlens.__version__
+    assert done == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5]
 
 
 def test_seeds_change_what_is_drawn_and_nothing_else_does(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from layerlens.compressing.tensor_files import TensorFiles, TensorShape, new_folder
+from layerlens.compressing import folder_swap, tensor_files
+from layerlens.compressing.tensor_files import TensorFiles, TensorShape, new_folder, restore_folder
 from layerlens.errors import ConfigError
 from layerlens.models.streamed.tensor_reader import as_bytes
 
@@ -88,8 +91,8 @@ def test_an_empty_folder_may_stand_in_the_place(tmp_path: Path) -> None:
     assert (out / "file").exists()
 
 
-def _give_up(out: Path, error: BaseException) -> None:
-    with new_folder(out, out.parent / "source") as folder:
+def _give_up(out: Path, error: BaseException, may_replace: Callable[[], None] | None = None) -> None:
+    with new_folder(out, out.parent / "source", may_replace) as folder:
         (folder / "half").touch()
         raise error
 
@@ -104,6 +107,94 @@ def test_nothing_is_left_of_a_folder_that_was_not_finished(tmp_path: Path, error
 def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^cannot write .*out: No space left on device; make room.*$"):
         _give_up(tmp_path / "out", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+
+def _held(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+
+
+def _replace(out: Path, may_replace: Callable[[], None] = lambda: None) -> None:
+    """Let a folder with `new` take the place of one with `old`."""
+    with new_folder(out, out.parent / "source", may_replace) as folder:
+        (folder / "new").write_text("new", encoding="utf-8")
+
+
+def _old(out: Path) -> Path:
+    out.mkdir()
+    (out / "old").write_text("old", encoding="utf-8")
+    return out
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_that_may_go_makes_way_when_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    if not can_exchange:
+        monkeypatch.setattr(folder_swap, "_exchanged", lambda *_: False)
+    out = _old(tmp_path / "out")
+    with pytest.raises(ValueError, match="half way"):
+        _give_up(out, ValueError("half way"), lambda: None)
+    assert _held(out) == {"old": "old"}
+    _replace(out)
+    assert _held(out) == {"new": "new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_may_not_go_is_asked_for_again_at_the_end(tmp_path: Path) -> None:
+    out = _old(tmp_path / "out")
+
+    def may_replace() -> None:
+        if list(tmp_path.glob("*.unfinished-*/new")):
+            (out / "mine").write_text("mine", encoding="utf-8")
+            raise ConfigError("out holds mine")
+
+    with pytest.raises(ConfigError, match="out holds mine"):
+        _replace(out, may_replace)
+    assert _held(out) == {"old": "old", "mine": "mine"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(("can_exchange", "renamings"), [(True, 9), (False, 0), (False, 1), (False, 2), (False, 9)])
+def test_a_replacing_that_is_killed_leaves_the_old_folder_or_the_new_one(
+    tmp_path: Path, can_exchange: bool, renamings: int
+) -> None:
+    """Killed before, between and after the renamings where names cannot be exchanged, or when only the old is to be removed."""
+    out = _old(tmp_path / "out")
+    if not (child := os.fork()):
+        left, replace, remove = renamings, Path.replace, tensor_files._remove
+        if not can_exchange:
+            folder_swap._exchanged = lambda *_: False  # type: ignore[assignment]
+
+        def counted(path: Path, target: Path) -> Path:
+            nonlocal left
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            return replace(path, target)
+
+        def dies(folder: Path | None) -> None:
+            os.kill(os.getpid(), signal.SIGKILL) if folder is not None and (folder / "old").exists() else remove(folder)
+
+        Path.replace, tensor_files._remove = counted, dies  # type: ignore[method-assign, assignment]
+        try:
+            _replace(out)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    restore_folder(out)
+    assert _held(out) == ({"new": "new"} if renamings >= 2 else {"old": "old"})
+    _replace(out)
+    assert _held(out) == {"new": "new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    for name, target in (("link", "real"), ("dangling", "nowhere")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+        with pytest.raises(ConfigError, match=rf"{name} is a link"):
+            _give_up(tmp_path / name, AssertionError("written before it was refused"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "link", "real"]
 
 
 def test_the_source_and_folders_with_files_are_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from layerlens.artifacts.formats import HALF, KEEP, integer
+from layerlens.compressing.dense import write_dense
 from layerlens.compressing.tensor_files import TensorFiles
 from layerlens.compressing.write_folder import ChosenMatrix, write_folder
 from layerlens.errors import CheckpointError, ConfigError
@@ -83,7 +84,7 @@ def test_tokenizer_and_settings_come_along_and_further_files_too(source: Checkpo
     for name in ("1_Pooling", "2_Dense", "int4.curves", "checkpoint-5"):
         (source.folder / name).mkdir()
         (source.folder / name / "config.json").write_text("{}", encoding="utf-8")
-    (source.folder / "2_Dense" / "model.safetensors").write_bytes(b"weights")
+    save_file({"linear.weight": torch.ones(3, 5)}, source.folder / "2_Dense" / "model.safetensors")
     (source.folder / "training_args.bin").touch()
     compressed = compress(source, tmp_path / "out", files={"plan.json": b"{}"})
     names = {str(path.relative_to(compressed.folder)) for path in compressed.folder.rglob("*") if path.is_file()}
@@ -95,9 +96,21 @@ def test_tokenizer_and_settings_come_along_and_further_files_too(source: Checkpo
         "2_Dense/model.safetensors",
     }
     assert "training_args.bin" not in names
+    assert compressed.size_bytes == compressed.planned_bytes + 3 * 5 * 4
     assert (compressed.folder / "tokenizer.json").read_bytes() == (source.folder / "tokenizer.json").read_bytes()
     config = json.loads((compressed.folder / "config.json").read_text(encoding="utf-8"))
     assert all(config[key] == value for key, value in source.config.items())
+
+
+def test_what_was_said_of_the_original_is_not_said_of_the_copy(source: Checkpoint, tmp_path: Path) -> None:
+    for name in ("plan.json", "evaluation.json", "validation.json"):
+        (source.folder / name).write_text("{}", encoding="utf-8")
+    compressed = compress(source, tmp_path / "out", files={"plan.json": b"[]"})
+    assert (compressed.folder / "plan.json").read_bytes() == b"[]"
+    write_dense(compressed.folder, tmp_path / "dense")
+    names = {path.name for folder in (compressed.folder, tmp_path / "dense") for path in folder.iterdir()}
+    assert not {"evaluation.json", "validation.json"} & names
+    assert not (tmp_path / "dense" / "plan.json").exists()
 
 
 def test_a_tied_matrix_that_is_stored_twice_is_written_once(tmp_path: Path) -> None:
@@ -149,6 +162,18 @@ def test_bad_tensors_are_refused_by_name_and_leave_nothing(source: Checkpoint, t
         write_folder(tmp_path / "out", source, choose(source), _damaged(source, change))
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["original"]
+
+
+def test_nothing_is_left_or_replaced_where_the_bytes_are_not_the_plans(tmp_path: Path) -> None:
+    compressed = compress_tiny("llama", tmp_path)
+    before = _weights(compressed.folder)
+    checkpoint = compressed.source
+    chosen = choose(checkpoint)
+    for out in (tmp_path / "out", compressed.folder):
+        with pytest.raises(AssertionError, match=r"bytes of tensors where the plan says 1$"):
+            write_folder(out, checkpoint, chosen, stored_matrices(checkpoint, chosen), size_bytes=1, may_replace=lambda: None)
+    assert not (tmp_path / "out").exists()
+    assert _weights(compressed.folder).keys() == before.keys()
 
 
 def test_matrices_that_never_come_are_named(source: Checkpoint, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -70,8 +71,20 @@ def test_what_no_format_can_do_is_refused_by_the_options_name(field: str, value:
 def test_options_of_the_fixed_rank_form_need_its_rank() -> None:
     with pytest.raises(ValidationError, match="quant_bits: only the fixed-rank form takes quant_bits and min_dim"):
         CompressConfig(size=1, quant_bits=4, min_dim=64)
-    with pytest.raises(ValidationError, match="rank: 64 is below rank_floor 128"):
-        CompressConfig(rank=64, rank_floor=128)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"rank": 64}, "rank 64"),
+        ({"size": 1, "first_block_rank": 120, "last_block_rank": 16}, "last_block_rank 16"),
+        ({"size": 1, "role_ranks": {"mlp.*": 128, "attention.query": 100}}, "role_ranks attention.query 112"),
+        ({"rank": 128, "first_block_rank": 64, "role_ranks": {"mlp.up": 32}}, "first_block_rank 64, role_ranks mlp.up 32"),
+    ],
+)
+def test_every_rank_below_the_floor_is_refused_by_who_asks_for_it(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=f"rank_floor: 128 is above {re.escape(told)};"):
+        CompressConfig(rank_floor=128, **given)
 
 
 def test_names_and_numbers_are_those_of_the_formats() -> None:

@@ -7,16 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
+from transformers import AutoModel
 
 from layerlens.evaluation.generation import (
     generate_side_by_side,
     generation_speed,
     load_measured,
     resident_bytes,
+    run_once,
     weight_bytes,
 )
+from tests.tiny_models import save_tiny
 from tests.unit.evaluation.models import causal_pair, text_of, tokenizer_of
+
+needs_resident = pytest.mark.skipif(not resident_bytes()[0], reason="this system does not tell the resident set")
 
 
 def greedy(model: nn.Module, ids: list[int], steps: int, end: int) -> list[int]:
@@ -66,22 +72,54 @@ def test_shared_memory_of_weights_counts_once(tmp_path: Path) -> None:
     assert weight_bytes(linear) == 4 * 44 + 7
 
 
+def run(model: nn.Module) -> None:
+    with torch.no_grad():
+        model(torch.ones(1, 4096))
+
+
+@needs_resident
 def test_a_loaded_model_shows_in_the_resident_set() -> None:
-    if not resident_bytes():
-        pytest.skip("this system does not tell the resident set")
-    model, memory = load_measured(lambda: nn.Linear(4096, 4096, bias=False))
+    model, memory = load_measured(lambda: nn.Linear(4096, 4096, bias=False), run)
     assert memory.weight_bytes == weight_bytes(model) == 4 * 4096 * 4096
     assert memory.resident_after_bytes - memory.resident_before_bytes > 0.8 * memory.weight_bytes
 
 
+@needs_resident
+def test_weights_that_stay_in_a_mapped_file_count_once_they_are_used(tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(4096, 4096)}, tmp_path / "model.safetensors")
+
+    def load() -> nn.Module:
+        model = nn.Linear(4096, 4096, bias=False, device="meta")
+        model.load_state_dict(
+            {"weight": torch.from_file(str(tmp_path / "model.safetensors"), size=4096 * 4096).view(4096, 4096)}, assign=True
+        )
+        return model
+
+    _, idle = load_measured(load, lambda model: None)
+    assert idle.resident_after_bytes - idle.resident_before_bytes < 0.2 * idle.weight_bytes
+    model, memory = load_measured(load, run)
+    assert memory.file_before_bytes is not None
+    assert memory.file_after_bytes is not None
+    assert memory.file_after_bytes - memory.file_before_bytes > 0.8 * weight_bytes(model)
+    assert memory.resident_after_bytes - memory.resident_before_bytes > 0.8 * weight_bytes(model)
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_any_model_runs_once_in_its_own_type(tmp_path: Path, family: str) -> None:
+    model = AutoModel.from_pretrained(save_tiny(family, tmp_path / family), dtype=torch.bfloat16)
+    taken: list[torch.dtype] = []
+    model.register_forward_hook(lambda _, __, outputs: taken.append(outputs.last_hidden_state.dtype))
+    run_once(model, {"pixel_values": torch.ones(1, 3, 16, 16)} if family == "vit" else {"input_ids": torch.tensor([[2, 5, 3]])})
+    assert taken == [torch.bfloat16]
+
+
+@needs_resident
 def test_a_model_that_fits_into_freed_memory_still_counts() -> None:
-    if not resident_bytes():
-        pytest.skip("this system does not tell the resident set")
     # After the first has gone, the C library takes such pieces from its heap; they leave a hole there, kept by what lies above.
     torch.ones(7_500_000)
     pieces = [torch.ones(6_000_000) for _ in range(6)]
     above = pieces.pop()
     del pieces
-    model, memory = load_measured(lambda: nn.Linear(4096, 4096, bias=False))
+    model, memory = load_measured(lambda: nn.Linear(4096, 4096, bias=False), run)
     assert above.sum() == 6_000_000
     assert memory.resident_after_bytes - memory.resident_before_bytes > 0.8 * weight_bytes(model)

@@ -61,6 +61,7 @@ def test_a_text_starts_with_the_begin_token_where_the_tokenizer_puts_one(tmp_pat
     save_tokenizer(tmp_path / "llama", is_decoder=False)
     windows = cut_text(tokenizer_of(tmp_path, "llama"), text_of(5), window=4)
     assert (windows.bos, windows.stride, len(windows.tokens), windows.record.has_bos) == (2, 3, 5, True)
+    assert cut_text(tokenizer_of(tmp_path, "llama"), text_of(5), window=4, stride=4) == windows
     first = next(windows.batches(8))
     assert first.input_ids.tolist() == [[2, *windows.tokens[:3]]]
     assert first.is_scored.tolist() == [[False, True, True, True]]

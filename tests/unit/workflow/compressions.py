@@ -17,7 +17,7 @@ from layerlens.workflow.compress import CompressResult, compress
 from tests.functional.conftest import write_table
 from tests.tiny_models import WORDS, save_tiny
 
-DECODERS = {"gpt2", "gpt_neo", "llama", "mistral", "qwen2"}
+DECODERS = {"gpt2", "gpt_neo", "llama", "mistral", "qwen2", "gemma2"}
 #: One block is enough to compress.
 ONE_BLOCK: dict[str, dict[str, Any]] = {
     "distilbert": {"n_layers": 1},

@@ -22,19 +22,20 @@ from layerlens.data.partition import partition
 from layerlens.errors import CheckpointError, ConfigError, DataError, LayerLensError, ManifestError
 from layerlens.models.foreign import quiet
 from layerlens.words import TaskKind
-from layerlens.workflow import evaluate_compressed as module
+from layerlens.workflow import compared_texts
 from layerlens.workflow.evaluate import evaluate
 from tests.tiny_models import VOCABULARY, save_tiny, save_tokenizer
 from tests.unit.workflow.compressions import LARGE_VOCABULARY, Place, place, tensor_bytes, write_text
 
 #: Beside it, a second text that needs no reading of the whole standard library.
-QUICK = {"max_tokens": 200, "new_tokens": 3, "window": 24, "threads": 1}
+QUICK = {"max_tokens": 200, "new_tokens": 3, "threads": 1}
 
 
 @pytest.fixture(autouse=True)
 def _short_second_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The standard library's text, without reading all of it."""
-    monkeypatch.setattr(module, "second_text", lambda data: (f"not {Path(data).name}", "w1 w2 w3 w4\n\nw5 w6\n\n" * 10))
+    """The standard library's text, without reading all of it; its name says what it had to differ from."""
+    text = "w1 w2 w3 w4\n\nw5 w6\n\n" * 10
+    monkeypatch.setattr(compared_texts, "second_text", lambda *taken: (f"not {[Path(name).name for name in taken]}", text))
 
 
 def run(folder: Path, data: Path, *, against: Path | None = None, **settings: Any) -> CompressionEvaluation:
@@ -87,7 +88,7 @@ def by_hand(folders: tuple[Path, Path], windows: list[torch.Tensor]) -> tuple[li
 def test_text_is_compared_as_by_hand(llama: tuple[Place, Path], tmp_path: Path) -> None:
     mine, folder = llama
     texts = write_text(tmp_path / "one.txt", words=200, seed=5), write_text(tmp_path / "two.txt", words=160, seed=6)
-    found = run(folder, texts[0], second_text=str(texts[1]))
+    found = run(folder, texts[0], second_text=str(texts[1]), window=24)
     assert [text.is_calibration for text in found.texts] == [False, False]
     for text, path, count in zip(found.texts, texts, (200, 160), strict=True):
         # Of the data, samples are whole windows; a text that was given is cut to its end.
@@ -115,7 +116,7 @@ def test_of_its_own_data_only_what_nothing_has_seen_is_taken(llama: tuple[Place,
     assert found.texts[0].is_calibration
     assert found.texts[0].kl is not None
     assert found.texts[0].kl.mean == pytest.approx(float(divergences.mean()), rel=1e-3)
-    assert (found.texts[1].name, found.texts[1].is_calibration) == ("not text.txt", False)
+    assert (found.texts[1].name, found.texts[1].is_calibration) == ("not ['text.txt', 'text.txt']", False)
 
 
 def test_its_own_text_is_not_cut_anew(llama: tuple[Place, Path]) -> None:
@@ -124,15 +125,33 @@ def test_its_own_text_is_not_cut_anew(llama: tuple[Place, Path]) -> None:
         run(folder, mine.data, max_length=24)
 
 
-def test_its_own_data_are_known_by_any_path(llama: tuple[Place, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_that_begins_texts_itself_begins_them_once(llama: tuple[Place, Path], tmp_path: Path) -> None:
     mine, folder = llama
-    monkeypatch.chdir(mine.data.parent)
-    named = run(folder, mine.data, max_tokens=64).texts[0]
-    other = run(folder, Path(mine.data.name), max_tokens=64).texts[0]
-    assert other.is_calibration
-    assert other.kl is not None
-    assert named.kl is not None
-    assert other.kl.mean == named.kl.mean
+    shutil.copytree(mine.model, tmp_path / "model")
+    save_tokenizer(tmp_path / "model", is_decoder=False)
+    text = write_text(tmp_path / "one.txt", words=60, seed=5)
+    found = run(folder, text, against=tmp_path / "model", window=12, stride=12)
+    cut = found.texts[1].windows
+    assert cut is not None
+    assert (cut.window, cut.stride, cut.has_bos) == (12, 11, True)
+    assert found.generated[0].prompt.split() == text.read_text().split()[:11]
+    assert found.notes == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"second_text": "nowhere.txt"}, r"--second-text nowhere\.txt is no file"),
+        ({"max_length": 8}, r"--max-length 8: text that did not calibrate the model is cut by --window"),
+        ({"task": "classification"}, "the plan is for causal-lm, not for classification"),
+    ],
+)
+def test_options_that_cannot_be_followed_are_refused_before_a_model_is_loaded(
+    llama: tuple[Place, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("loaded first"))
+    with pytest.raises(LayerLensError, match=said):
+        run(llama[1], write_text(tmp_path / "one.txt", words=200, seed=5), **settings)
 
 
 def test_sizes_layers_and_what_the_plan_knows_are_told(llama: tuple[Place, Path]) -> None:
@@ -154,6 +173,7 @@ def test_sizes_layers_and_what_the_plan_knows_are_told(llama: tuple[Place, Path]
     assert found.memory is not None
     assert found.memory.after.weight_bytes == pytest.approx(plan.size_bytes, rel=0.02)
     assert found.memory.before.weight_bytes == pytest.approx(tensor_bytes(mine.model), rel=0.02)
+    assert None not in (found.memory.before.file_after_bytes, found.memory.after.file_after_bytes)
     assert len(found.generated) == 3
     assert found.generated[0].num_tokens <= 3
     assert found.speed is not None
@@ -219,6 +239,11 @@ def test_a_classifier_is_scored_by_its_task_on_unseen_rows(tmp_path: Path) -> No
     assert [text.metric.before, text.metric.after] == pytest.approx([count / len(unseen) for count in right])
     assert "classifier" in {layer.layer for layer in found.layers}
     assert found.notes == []
+    for option, value in (("second_text", str(mine.data)), ("window", 24), ("stride", 8)):
+        with pytest.raises(
+            ConfigError, match=rf"--{option.replace('_', '-')} is for causal-lm.* was compressed for classification"
+        ):
+            run(tmp_path / "small", mine.data, **{option: value})
     few = run(tmp_path / "small", mine.data, max_eval_samples=5).texts[0]
     of_row = dict(zip(unseen, divergences, strict=True))
     assert few.kl is not None
@@ -311,14 +336,14 @@ def test_originals_and_texts_that_do_not_fit_are_told(llama: tuple[Place, Path],
     (tmp_path / "copied" / "plan.json").write_text(json.dumps(plan))
     with pytest.raises(CheckpointError, match=r"is not the model any more .* name the original by --against"):
         run(tmp_path / "copied", mine.data)
-    assert run(tmp_path / "copied", mine.data, against=mine.model, new_tokens=0).against == str(mine.model)
+    found = run(tmp_path / "copied", mine.data, against=mine.model, new_tokens=0)
+    assert found.against == str(mine.model)
+    assert "is not the very checkpoint that" in found.notes[0]
     with pytest.raises(CheckpointError, match="was compressed by LayerLens"):
         run(folder, mine.data, against=folder)
     other = save_tiny("llama", tmp_path / "other", num_hidden_layers=1)
     with pytest.raises(LayerLensError, match="vocabular"):
         run(folder, mine.data, against=other)
-    with pytest.raises(ConfigError, match=r"--second-text .* is no file"):
-        run(folder, mine.data, second_text=str(tmp_path / "nothing.txt"))
     (tmp_path / "short.txt").write_text("w1")
     with pytest.raises(DataError, match="predicts nothing"):
         run(folder, mine.data, second_text=str(tmp_path / "short.txt"))

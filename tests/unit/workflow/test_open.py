@@ -1,17 +1,21 @@
-"""A plan's samples stay apart: running text is cut as it was, and what decided the race tests nothing."""
+"""What a model is opened for; a plan's samples stay apart: text is cut as it was, and what decided the race tests nothing."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from layerlens.adapting.race import race
 from layerlens.artifacts.plan import Plan
-from layerlens.config import RaceConfig, TrainingConfig
+from layerlens.config import CompressConfig, RaceConfig, TrainingConfig
 from layerlens.errors import ConfigError
+from layerlens.models.checkpoint import open_checkpoint
+from layerlens.progress import Silent
 from layerlens.words import TaskKind
-from layerlens.workflow.open import check_race, open_data, open_plan_model
+from layerlens.workflow.open import check_race, open_data, open_plan_model, open_streamed
+from tests.tiny_models import save_tiny
 from tests.unit.adapting.plans import make_plan, tiny_task_model
 from tests.unit.workflow.compressions import write_text
 
@@ -52,3 +56,32 @@ def test_what_decided_the_race_does_not_test_the_plan(tmp_path: Path) -> None:
     check_race(with_data, data, has_eval_data=True)
     with pytest.raises(ConfigError, match=r"has raced with --eval-data test.txt, so samples of .* have decided its race"):
         check_race(with_data, data, has_eval_data=False)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "told"),
+    [("llama", TaskKind.CAUSAL_LM, "next-token loss"), ("bert", TaskKind.EMBEDDING, "embeddings")],
+)
+@pytest.mark.parametrize("texts", [("text",), ("sentence1", "sentence2")], ids=["one column", "two columns"])
+def test_without_a_head_for_the_labels_a_model_is_opened_for_what_it_was_trained_for(
+    tmp_path: Path, family: str, kind: TaskKind, told: str, texts: tuple[str, ...]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = ({**dict.fromkeys(texts, f"w1 w2 w{row}"), "label": f"c{row % 3}"} for row in range(30))
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    checkpoint, progress = open_checkpoint(str(save_tiny(family, tmp_path / "model"))), _Notes()
+    loaded, model = open_streamed(checkpoint, str(path), CompressConfig(bits_per_weight=4, max_length=16), progress)
+    assert (loaded.task.info.kind, tuple(loaded.task.info.text_columns)) == (kind, texts)
+    assert model.new_parameters == ()
+    assert told in progress.notes[0]
+    model.state.reader.close()
+
+
+class _Notes(Silent):
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)

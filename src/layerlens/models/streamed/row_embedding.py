@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from layerlens.models.streamed.tensor_reader import TensorReader
+from layerlens.nn.row_scale import PLAIN, RowScale
 
 
 class RowEmbedding(nn.Module):
@@ -17,12 +18,13 @@ class RowEmbedding(nn.Module):
         reader: Reads the rows.
         name: Name of the table in the checkpoint, [num_embeddings, embedding_dim].
         padding_idx: As the table's own.
+        scale: What the table multiplies its rows by.
     """
 
-    def __init__(self, reader: TensorReader, name: str, padding_idx: int | None) -> None:
+    def __init__(self, reader: TensorReader, name: str, padding_idx: int | None, scale: RowScale = PLAIN) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = reader.header(name).shape
-        self.padding_idx, self._reader, self._name = padding_idx, reader, name
+        self.padding_idx, self.scale, self._reader, self._name = padding_idx, scale, reader, name
         #: In a blank table every row is zero and nothing is read: for passes that want masks and positions alone.
         self.is_blank = False
         #: A whole table to take rows from instead of the file's; `replaced_weights` sets it.
@@ -32,7 +34,7 @@ class RowEmbedding(nn.Module):
         if self.is_blank:
             return torch.zeros(1, device=input_ids.device).expand(*input_ids.shape, self.embedding_dim)
         if self.values is not None:
-            return functional.embedding(input_ids, self.values).float()
+            return self.scale.times(functional.embedding(input_ids, self.values).float())
         rows, position = torch.unique(input_ids, return_inverse=True)
         values = self._reader.gather(self._name, rows.tolist()).float().to(input_ids.device)
-        return values[position]
+        return self.scale.times(values)[position]

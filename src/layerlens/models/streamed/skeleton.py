@@ -26,6 +26,9 @@ from layerlens.models.streamed.row_embedding import RowEmbedding
 
 Hidden = Float[Tensor, "samples tokens hidden"]
 
+#: What to do with a model that cannot be streamed, where there is a way without.
+IN_MEMORY = "profile it in memory (--execution memory)"
+
 #: What a model's own code raises where it misses something that its blocks or tables have in memory.
 _MISSING = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
@@ -52,18 +55,17 @@ class Skeleton:
     Args:
         model: A task model; its blocks' `forward` is replaced only while `entry` or `finish` runs.
         blocks: Full paths of its blocks, in the order they run.
+        way_out: What to do with a model that is refused.
     """
 
-    def __init__(self, model: nn.Module, blocks: list[str]) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, blocks: list[str], way_out: str = IN_MEMORY) -> None:
+        self.model, self._way_out = model, way_out
         self._names = blocks
         self._blocks = [model.get_submodule(path) for path in blocks]
         kinds = {type(block) for block in self._blocks}
         if len(kinds) != 1:
-            raise UnsupportedModelError(
-                f"blocks of {len(kinds)} kinds ({', '.join(sorted(kind.__name__ for kind in kinds))}) cannot be streamed; "
-                "profile it in memory (--execution memory)"
-            )
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            raise UnsupportedModelError(f"blocks of {len(kinds)} kinds ({names}) cannot be streamed; {way_out}")
         self._tables = [module for module in model.modules() if isinstance(module, RowEmbedding)]
         #: Items of the tuple that a block gives back, the hidden state first; 0 where it gives that alone. Known after `probe`.
         self._num_items: int | None = None
@@ -87,8 +89,7 @@ class Skeleton:
         hidden = output[0] if isinstance(output, tuple) else output
         if not isinstance(hidden, Tensor) or hidden.shape != entry.hidden.shape:
             raise UnsupportedModelError(
-                f"block {self._names[0]} does not map a hidden state to one of the same shape; profile it in memory "
-                "(--execution memory)"
+                f"block {self._names[0]} does not map a hidden state to one of the same shape; {self._way_out}"
             )
         return hidden
 
@@ -136,9 +137,7 @@ class Skeleton:
 
         def stub(block: int, hidden: Tensor, call: BlockCall) -> Tensor:
             if block != len(calls):
-                raise UnsupportedModelError(
-                    "the blocks do not run one after the other; profile it in memory (--execution memory)"
-                )
+                raise UnsupportedModelError(f"the blocks do not run one after the other; {self._way_out}")
             if not first:
                 first.append(hidden.detach())
                 given.append(_place(hidden))
@@ -157,9 +156,7 @@ class Skeleton:
                 self.model(**inputs)
             except _EnoughError:
                 return Entry(first[0], calls)
-        raise UnsupportedModelError(
-            f"{len(calls)} of {len(self._blocks)} blocks ran in a forward pass; profile it in memory (--execution memory)"
-        )
+        raise UnsupportedModelError(f"{len(calls)} of {len(self._blocks)} blocks ran in a forward pass; {self._way_out}")
 
     def _stubbed(self, stub: Callable[[int, Tensor, BlockCall], Tensor]) -> AbstractContextManager[None]:
         return replaced_forwards(
@@ -177,9 +174,7 @@ class Skeleton:
             raise self._refused(f"its own code fails there ({one_line(error)})") from error
 
     def _refused(self, reason: str) -> UnsupportedModelError:
-        return UnsupportedModelError(
-            f"{type(self.model).__name__} cannot run block by block: {reason}; profile it in memory (--execution memory)"
-        )
+        return UnsupportedModelError(f"{type(self.model).__name__} cannot run block by block: {reason}; {self._way_out}")
 
     @contextmanager
     def _blank_tables(self, *, is_wanted: bool = True) -> Iterator[None]:

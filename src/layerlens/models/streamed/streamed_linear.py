@@ -35,8 +35,10 @@ class StreamedLinear(nn.Module):
         self.times_weight_gradient = False
 
     def forward(self, inputs: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
-        output: Tensor = _Streamed.apply(inputs.to(product_type(inputs)), self)
-        return output
+        flat = inputs.reshape(-1, self.in_features).to(product_type(inputs))
+        output: Tensor = _Streamed.apply(flat, self)
+        # A view that the Function made itself could not be changed in place, as Falcon changes what its layers give.
+        return output.view(*inputs.shape[:-1], self.out_features)
 
     def weight_matrix(self) -> Float[Tensor, "out_features in_features"]:
         """The whole weight in the type it is stored in; a view where it is transposed."""
@@ -56,21 +58,17 @@ class _Streamed(torch.autograd.Function):
         ctx.layer = layer
         if layer.times_weight_gradient:
             ctx.save_for_backward(inputs)
-        flat = inputs.reshape(-1, layer.in_features)
-        bias = None if layer.bias is None else layer.bias.to(flat.dtype)
-        output = (_times if layer.is_transposed else _times_transposed)(flat, layer.source, bias)
-        return output.view(*inputs.shape[:-1], layer.out_features)
+        bias = None if layer.bias is None else layer.bias.to(inputs.dtype)
+        return (_times if layer.is_transposed else _times_transposed)(inputs, layer.source, bias)
 
     @staticmethod
     @fast_products()
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         layer: StreamedLinear = ctx.layer
         gradient = gradients[0]
-        flat = gradient.reshape(-1, layer.out_features)
         if layer.times_weight_gradient:
-            _spend_weight_gradient(flat, ctx.saved_tensors[0].reshape(-1, layer.in_features))
-        result = (_times_transposed if layer.is_transposed else _times)(flat, layer.source, None)
-        return result.view(*gradient.shape[:-1], layer.in_features), None
+            _spend_weight_gradient(gradient, ctx.saved_tensors[0])
+        return (_times_transposed if layer.is_transposed else _times)(gradient, layer.source, None), None
 
 
 def _times(

@@ -33,6 +33,10 @@ TORCH_DTYPES = {
 }
 
 
+#: Bytes of a matrix that are compared at once.
+_COMPARED_BYTES = 16 << 20
+
+
 class TensorReader:
     """Reads tensors by their name in a checkpoint, from any thread; files are opened once and closed by `close`.
 
@@ -93,6 +97,21 @@ class TensorReader:
         for position, index in enumerate(rows):
             self._read_into(name, index * row, out[position])
         return out.view(len(rows), *header.shape[1:])
+
+    def is_same(self, first: str, second: str) -> bool:
+        """Whether two matrices hold the same values, whatever type each is stored in; as many rows at once as memory bears.
+
+        Raises:
+            CheckpointError: as `read`.
+        """
+        shape = self._tensors[first].shape
+        if self._tensors[second].shape != shape:
+            return False
+        step = max(1, _COMPARED_BYTES // max(1, 4 * prod(shape[1:])))
+        return all(
+            torch.equal(*(self.read(name, start, start + step).float() for name in (first, second)))
+            for start in range(0, shape[0], step)
+        )
 
     def close(self) -> None:
         """Close every file."""

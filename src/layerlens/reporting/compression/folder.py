@@ -19,8 +19,9 @@ from layerlens.artifacts.compression import (
     load_curves,
 )
 from layerlens.artifacts.compression_checks import load_checked_plan
-from layerlens.artifacts.compression_evaluation import CompressionEvaluation
+from layerlens.artifacts.compression_evaluation import CompressionEvaluation, LeaveOneOut, leave_one_out_of
 from layerlens.artifacts.store import read_json
+from layerlens.reporting.quantities import nats
 from layerlens.words import TaskKind
 
 EVALUATION_FILE, CURVES_SUFFIX = "evaluation.json", ".curves"
@@ -38,14 +39,42 @@ class CompressedFolder:
     """One line for each part that is left out, and why."""
 
     @property
+    def is_embedding(self) -> bool:
+        """Whether a loss is how far embeddings are apart, for want of a head, and no divergence of predictions."""
+        told = self.plan.metadata.get("held_out", {}).get("compared")
+        return self.plan.task.kind is TaskKind.EMBEDDING if told is None else told == "embedding"
+
+    @property
     def unit(self) -> str:
-        """What losses are counted in."""
-        return "nats per token" if self.plan.task.kind is TaskKind.CAUSAL_LM else "nats per sample"
+        """What losses are counted in, as an axis or a column's head has it."""
+        return "1 − cosine" if self.is_embedding else "nats"
+
+    @property
+    def whole_unit(self) -> str:
+        """The unit with what it is counted over."""
+        if self.is_embedding:
+            return f"{self.unit} of a sample's embedding"
+        return f"{self.unit} per token" if self.plan.task.kind is TaskKind.CAUSAL_LM else f"{self.unit} per sample"
+
+    @property
+    def measure(self) -> str:
+        """What is measured on held-out samples."""
+        return "distance" if self.is_embedding else "KL"
+
+    def loss(self, value: float) -> str:
+        """A loss as a sentence has it."""
+        return f"{nats(value)} ({self.unit})" if self.is_embedding else f"{nats(value)} {self.whole_unit}"
 
     @cached_property
     def curve_of(self) -> dict[str, MatrixCurve]:
         """Curves by matrix."""
         return {curve.layer: curve for curve in self.curves.matrices} if self.curves else {}
+
+    @cached_property
+    def leave_one_out(self) -> LeaveOneOut | None:
+        """The trial of leaving one out, which the plan tells of before any evaluation does."""
+        evaluated = self.evaluation.leave_one_out if self.evaluation else None
+        return evaluated or leave_one_out_of(self.plan)
 
     @property
     def has_exact_sizes(self) -> bool:
@@ -75,6 +104,20 @@ class CompressedFolder:
         """The best of LayerLens's own plans."""
         own = (entry for entry in self.plan.measured if not entry.is_baseline)
         return min(own, key=lambda entry: entry.kl_nats, default=None)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Candidates and baselines that did not race, and why."""
+        return self._told("left_out")
+
+    @property
+    def only_measured(self) -> dict[str, str]:
+        """Baselines that raced but may not be written, and why."""
+        return self._told("only_measured")
+
+    def _told(self, name: str) -> dict[str, str]:
+        told = self.plan.metadata.get(name)
+        return {str(key): str(value) for key, value in told.items()} if isinstance(told, dict) else {}
 
     @property
     def predicted_loss(self) -> float:

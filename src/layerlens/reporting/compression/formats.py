@@ -37,11 +37,11 @@ def formats_section(folder: CompressedFolder) -> Section:
     if total > 0:
         shares = {key: sum(entry.predicted_loss for entry in entries) / total for key, entries in cells.items()}
         largest = max(shares.values())
-        losses = {key: _loss(cells[key], share, largest) for key, share in shares.items()}
+        losses = {key: _loss(cells[key], share, largest, folder.unit) for key, share in shares.items()}
         maps.append(
             figure(
                 join([heat_map("Share of the predicted loss by block and role", rows, losses), scale("0", percent(largest))]),
-                f"Percent of the {nats(total)} {folder.unit} that are predicted in all. An exact plan need not level these: it "
+                f"Percent of the {folder.loss(total)} that are predicted in all. An exact plan need not level these: it "
                 "levels what the next byte would save.",
                 title="Share of the predicted loss, %",
             )
@@ -60,13 +60,13 @@ def matrices_section(folder: CompressedFolder) -> Section:
         Column("Before", is_number=True),
         Column("After", is_number=True),
         Column("Bits per weight", is_number=True),
-        Column("Loss, nats", is_number=True),
+        Column(f"Loss, {folder.unit}", is_number=True),
         Column("Why"),
     ]
     rows = [_row(folder, entry) for entry in folder.plan.layers]
     caption = (
-        f"Loss as predicted, in {folder.unit}; after the format stands how its numbers were found. Press a column's head to sort "
-        "by it; the table scrolls inside its box."
+        f"Loss as predicted, in {folder.whole_unit}; after the format stands how its numbers were found. Press a column's head "
+        "to sort by it; the table scrolls inside its box."
     )
     body = table("Format of each matrix", columns, rows, is_sortable=True, is_tall=True)
     return Section("layers", "Every matrix", figure(body, caption))
@@ -106,8 +106,8 @@ def _bits(entries: list[PlanMatrix], widest: float) -> Shade:
     return Shade(_short(bits), min(1.0, max(0.0, math.log(bits) / math.log(widest))) if bits > 0 else 0.0, hint)
 
 
-def _loss(entries: list[PlanMatrix], share: float, largest: float) -> Shade:
-    hint = "; ".join(f"{entry.layer}: {entry.format}, {nats(entry.predicted_loss)} nats" for entry in entries)
+def _loss(entries: list[PlanMatrix], share: float, largest: float, unit: str) -> Shade:
+    hint = "; ".join(f"{entry.layer}: {entry.format}, {nats(entry.predicted_loss)} {unit}" for entry in entries)
     return Shade(_percent(share), share / largest if share > 0 else None, hint)
 
 

@@ -28,9 +28,9 @@ def frontiers_section(folder: CompressedFolder) -> Section | None:
     roles = sorted(by_role, key=lambda name: ROLES[name])
     chosen = {entry.layer: entry for entry in folder.plan.layers}
     first = max(curves.matrices, key=lambda curve: _interest(curve, chosen.get(curve.layer)))
-    one = one_matrix_chart(curves.matrices, chosen)
-    axes, depths = _axes(curves, chosen), _depths(folder)
-    panels = [_panel(number, role, by_role[role], chosen, depths, axes) for number, role in enumerate(roles)]
+    one = one_matrix_chart(curves.matrices, chosen, folder.unit)
+    axes, depths = _axes(curves, chosen, folder.unit), _depths(folder)
+    panels = [_panel(number, role, by_role[role], chosen, depths, axes, folder.unit) for number, role in enumerate(roles)]
     drawn = [element("div", element("h3", role), chart_box(chart)) for role, chart in zip(roles, panels, strict=True)]
     entries = [(curve.role.value, curve.layer, curve.block) for role in roles for curve in by_role[role]]
     pick = picker(one.id, entries, first.layer)
@@ -57,8 +57,8 @@ def _interest(curve: MatrixCurve, entry: PlanMatrix | None) -> tuple[bool, float
 
 def _one_caption(folder: CompressedFolder) -> str:
     return (
-        f"Predicted loss in {folder.unit}, anchored by the matrix's probe where it has one. A line joins widths of codes, or "
-        "ranks of factors; the diamond is what the plan chose. What is kept as it is loses nothing and has no place on a "
+        f"Predicted loss in {folder.whole_unit}, anchored by the matrix's probe where it has one. A line joins widths of codes, "
+        "or ranks of factors; the diamond is what the plan chose. What is kept as it is loses nothing and has no place on a "
         "logarithmic axis. Shown first: the matrix of a block that the plan expects to lose most by."
     )
 
@@ -83,7 +83,7 @@ def _weights(matrix: MatrixCurve | PlanMatrix) -> int:
     return matrix.out_features * matrix.in_features
 
 
-def _axes(curves: Curves, chosen: dict[str, PlanMatrix]) -> dict[str, dict[str, Any]]:
+def _axes(curves: Curves, chosen: dict[str, PlanMatrix], unit: str) -> dict[str, dict[str, Any]]:
     """The same ranges for all panels."""
     best = [(curve, option) for curve in curves.matrices for option in frontier(curve.options) if option.predicted_loss > 0]
     held = [entry for entry in chosen.values() if entry.predicted_loss > 0]
@@ -92,7 +92,7 @@ def _axes(curves: Curves, chosen: dict[str, PlanMatrix]) -> dict[str, dict[str, 
     losses = [*(option.predicted_loss for _, option in best), *(entry.predicted_loss for entry in held)]
     return {
         "xaxis": {"title": {"text": "bits per weight"}, "range": rounded([0, 1.04 * max(bits, default=1.0)]), "nticks": 6},
-        "yaxis": log_axis("predicted loss, nats", losses),
+        "yaxis": log_axis(f"predicted loss, {unit}", losses),
     }
 
 
@@ -103,6 +103,7 @@ def _panel(
     chosen: dict[str, PlanMatrix],
     depths: dict[int | None, float],
     axes: dict[str, dict[str, Any]],
+    unit: str,
 ) -> Chart:
     traces: list[dict[str, Any]] = []
     for curve in curves:
@@ -111,7 +112,7 @@ def _panel(
         shared = {
             "type": "scatter",
             "name": plain(curve.layer),
-            "hovertemplate": "%{fullData.name}<br>%{text}: %{x:.2f} bits, %{y:.3g} nats<extra></extra>",
+            "hovertemplate": f"%{{fullData.name}}<br>%{{text}}: %{{x:.2f}} bits, %{{y:.3g}} {unit}<extra></extra>",
         }
         traces.append(
             {

@@ -19,12 +19,12 @@ COLORS = {Format.HALF: "@muted", Format.INTEGER: "@ink", Format.LOW_RANK: "@othe
 PLAIN = (Rounding.NEAREST, Rounding.PLAIN)
 
 
-def one_matrix_chart(curves: Sequence[MatrixCurve], chosen: dict[str, PlanMatrix]) -> Chart:
+def one_matrix_chart(curves: Sequence[MatrixCurve], chosen: dict[str, PlanMatrix], loss_unit: str = "nats") -> Chart:
     """The chart, with every trace bearing its layer as `meta`."""
     factor, unit = binary_unit(median(max(option.size_bytes for option in curve.options) for curve in curves if curve.options))
     traces: list[dict[str, Any]] = []
     for curve in curves:
-        traces += _families(curve, factor, unit)
+        traces += _families(curve, factor, unit, loss_unit)
         entry = chosen.get(curve.layer)
         if entry is not None and entry.predicted_loss > 0:
             traces.append(
@@ -36,11 +36,11 @@ def one_matrix_chart(curves: Sequence[MatrixCurve], chosen: dict[str, PlanMatrix
                     "x": rounded([entry.size_bytes / factor]),
                     "y": rounded([entry.predicted_loss]),
                     "text": [f"{entry.format}, {memory(entry.size_bytes)}"],
-                    "hovertemplate": "chosen: %{text}<br>%{y:.3g} nats<extra></extra>",
+                    "hovertemplate": f"chosen: %{{text}}<br>%{{y:.3g}} {loss_unit}<extra></extra>",
                     "marker": {"color": "@chosen", "size": 15, "symbol": "diamond", "line": {"width": 2, "color": "@surface"}},
                 }
             )
-    axis = log_axis("predicted loss, nats", [option.predicted_loss for curve in curves for option in curve.options])
+    axis = log_axis(f"predicted loss, {loss_unit}", [option.predicted_loss for curve in curves for option in curve.options])
     del axis["range"]  # the one picked fills the chart
     layout = {
         "xaxis": {"title": {"text": f"stored matrix, {unit}"}, "rangemode": "tozero"},
@@ -51,7 +51,7 @@ def one_matrix_chart(curves: Sequence[MatrixCurve], chosen: dict[str, PlanMatrix
     return Chart("chart-matrix", traces, layout, 460, label)
 
 
-def _families(curve: MatrixCurve, factor: int, unit: str) -> list[dict[str, Any]]:
+def _families(curve: MatrixCurve, factor: int, unit: str, loss_unit: str) -> list[dict[str, Any]]:
     """A line for each family; corrections of codes are a line for each width, under one name."""
     lines: dict[tuple[str, int], list[Option]] = defaultdict(list)
     for option in sorted(curve.options, key=lambda option: option.size_bytes):
@@ -75,7 +75,7 @@ def _families(curve: MatrixCurve, factor: int, unit: str) -> list[dict[str, Any]
                 "x": rounded(option.size_bytes / factor for option in options),
                 "y": rounded(option.predicted_loss for option in options),
                 "text": [f"{option.scheme.name}, output error {nats(option.output_error)}" for option in options],
-                "hovertemplate": f"%{{text}}<br>%{{x:.4g}} {unit}, %{{y:.3g}} nats<extra></extra>",
+                "hovertemplate": f"%{{text}}<br>%{{x:.4g}} {unit}, %{{y:.3g}} {loss_unit}<extra></extra>",
                 "line": {"color": color, "width": 1.5, "dash": DASHES.get(first.scheme.factor_bits, "solid")},
                 "marker": {"color": color, "size": 6, "symbol": SYMBOLS.get(first.scheme.factor_bits, "circle")},
             }

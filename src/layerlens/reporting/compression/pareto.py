@@ -1,4 +1,4 @@
-"""What was measured on held-out text: divergence against size, every candidate and every baseline."""
+"""What was measured on held-out samples: divergence against size, every candidate and every baseline."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 from layerlens.artifacts.compression import Measured
 from layerlens.reporting.chart import Chart, log_axis, plain, rounded
 from layerlens.reporting.compression.folder import CompressedFolder
-from layerlens.reporting.markup import Markup, join
+from layerlens.reporting.markup import Markup, element, join
 from layerlens.reporting.quantities import binary_unit, memory, nats
 from layerlens.reporting.section import Cell, Column, Section, chart_figure, figure, table
+from layerlens.reporting.sections.provenance import fact_list
 from layerlens.words import BudgetName
 
 #: Sizes that differ by less than this share are spread no wider over the axis.
@@ -24,13 +25,17 @@ def pareto_section(folder: CompressedFolder) -> Section | None:
     below = sum(1 for entry in folder.plan.measured if entry.kl_nats <= 0)
     caption = (
         "Lower and further left is better; numbers are rows of the table below. The line joins what nothing else beats in both. "
-        "The divergence is from the checkpoint's own predictions, on text that calibration did not see."
+        f"The divergence is from the checkpoint's own {'embeddings' if folder.is_embedding else 'predictions'}, on samples that "
+        "calibration did not see."
     )
     if below and len(folder.plan.measured) > below:
         caption += f" {below} measured at zero or below and have no place on a logarithmic axis."
     body = [
         chart_figure(chart, caption, title="Measured divergence against size"),
-        figure(_table(folder), f"Divergence in {folder.unit}, best first. Tinted: what the folder holds.", title="All that ran"),
+        figure(
+            _table(folder), f"Divergence in {folder.whole_unit}, best first. Tinted: what the folder holds.", title="All that ran"
+        ),
+        _absent(folder),
     ]
     return Section("pareto", "Quality against size", join(body), (chart,))
 
@@ -52,6 +57,7 @@ def ranked(folder: CompressedFolder) -> list[Measured]:
 def _chart(folder: CompressedFolder) -> Chart:
     plan, order = folder.plan, ranked(folder)
     factor, unit = binary_unit(max(entry.size_bytes for entry in order))
+    units = unit, folder.unit
     is_log = any(entry.kl_nats > 0 for entry in order)
     shown = [(number, entry) for number, entry in enumerate(order, 1) if entry.kl_nats > 0 or not is_log]
     best = undominated([entry for _, entry in shown])
@@ -73,12 +79,12 @@ def _chart(folder: CompressedFolder) -> Chart:
     for name, color, symbol, pairs in kinds:
         rest = [pair for pair in pairs if pair[1].name != plan.chosen.name]
         if rest:
-            traces.append(_dots(name, rest, factor, unit, {"color": color, "size": 10, "symbol": symbol}))
+            traces.append(_dots(name, rest, factor, units, {"color": color, "size": 10, "symbol": symbol}))
     won = [pair for pair in shown if pair[1].name == plan.chosen.name]
     if won:
         kind = "chosen, a baseline" if won[0][1].is_baseline else "chosen"
-        traces.append(_dots(kind, won, factor, unit, {"color": "@chosen", "size": 15, "symbol": "diamond"}))
-    title = f"measured KL, {folder.unit}"
+        traces.append(_dots(kind, won, factor, units, {"color": "@chosen", "size": 15, "symbol": "diamond"}))
+    title = f"measured {folder.measure}, {folder.whole_unit}"
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": f"all tensors, {unit}"}, "range": _range([entry.size_bytes / factor for _, entry in shown])},
         "yaxis": log_axis(title, [entry.kl_nats for _, entry in shown]) if is_log else {"title": {"text": title}},
@@ -104,7 +110,9 @@ def _range(sizes: list[float]) -> list[float]:
     return rounded([max(0.0, middle - half), middle + half])
 
 
-def _dots(name: str, pairs: list[tuple[int, Measured]], factor: int, unit: str, marker: dict[str, Any]) -> dict[str, Any]:
+def _dots(
+    name: str, pairs: list[tuple[int, Measured]], factor: int, units: tuple[str, str], marker: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers+text",
@@ -115,7 +123,7 @@ def _dots(name: str, pairs: list[tuple[int, Measured]], factor: int, unit: str, 
         # Neighbours in rank often lie close together.
         "textposition": ["middle right" if number % 2 else "middle left" for number, _ in pairs],
         "customdata": [plain(entry.name) for _, entry in pairs],
-        "hovertemplate": f"%{{customdata}}<br>%{{x:.4g}} {unit}, %{{y:.3g}} nats<extra></extra>",
+        "hovertemplate": f"%{{customdata}}<br>%{{x:.4g}} {units[0]}, %{{y:.3g}} {units[1]}<extra></extra>",
         "marker": {**marker, "line": {"width": 1, "color": "@surface"}},
     }
 
@@ -128,8 +136,8 @@ def _table(folder: CompressedFolder) -> Markup:
         Column("What"),
         Column("Size", is_number=True),
         Column("Bits per weight", is_number=True),
-        Column("Predicted, nats", is_number=True),
-        Column("Measured KL, nats", is_number=True),
+        Column(f"Predicted, {folder.unit}", is_number=True),
+        Column(f"Measured {folder.measure}, {folder.unit}", is_number=True),
         Column("Against the chosen", is_number=True),
     ]
     held = folder.winner
@@ -137,7 +145,7 @@ def _table(folder: CompressedFolder) -> Markup:
         [
             Cell(entry.name),
             Cell(str(number), number),
-            "baseline" if entry.is_baseline else "candidate",
+            _kind(folder, entry),
             Cell(memory(entry.size_bytes), entry.size_bytes),
             Cell(f"{entry.bits_per_weight:.3f}", entry.bits_per_weight),
             "–" if entry.predicted_loss is None else Cell(nats(entry.predicted_loss), entry.predicted_loss),
@@ -150,6 +158,21 @@ def _table(folder: CompressedFolder) -> Markup:
     return table(
         "Candidates and baselines", columns, rows, highlighted=[entry.name == chosen for entry in order], is_sortable=True
     )
+
+
+def _kind(folder: CompressedFolder, entry: Measured) -> str:
+    if entry.name in folder.only_measured:
+        return "baseline, only measured"
+    return "baseline" if entry.is_baseline else "candidate"
+
+
+def _absent(folder: CompressedFolder) -> Markup | None:
+    """Who did not race, and who raced out of competition."""
+    told: list[tuple[str, Markup | str]] = [
+        (name, f"measured, but not to be written: {reason}") for name, reason in folder.only_measured.items()
+    ]
+    told += [(name, f"left out: {reason}") for name, reason in folder.left_out.items()]
+    return join([element("h3", "Left out of the race, or of the choice"), fact_list(told)]) if told else None
 
 
 def _against(entry: Measured, held: Measured | None) -> str:

@@ -57,10 +57,14 @@ def _totals(folder: CompressedFolder) -> str:
     held = folder.winner
     if held is None:
         return ""
-    text = f"The folder was predicted to lose {nats(folder.predicted_loss)} {folder.unit}; measured: {nats(held.kl_nats)}"
+    text = f"The folder was predicted to lose {folder.loss(folder.predicted_loss)}; measured: {nats(held.kl_nats)}"
     if folder.predicted_loss > 0:
         text += f", {held.kl_nats / folder.predicted_loss:.2f} times as much"
-    return f"{text}."
+    # Said where the two figures stand side by side: neither is of text that the choice has not seen.
+    return (
+        f"{text}. The probes that anchor predictions and the race that chose among {len(folder.plan.measured)} are of the same "
+        "held-out samples; layerlens evaluate measures on others."
+    )
 
 
 def _probe_caption(found: list[tuple[MatrixCurve, Probe]]) -> str:
@@ -98,12 +102,12 @@ def _probe_chart(folder: CompressedFolder, found: list[tuple[MatrixCurve, Probe]
                 "x": rounded(probe.predicted for _, probe in pairs),
                 "y": rounded(probe.measured for _, probe in pairs),
                 "text": [f"{plain(curve.layer)}, {probe.scheme.name}" for curve, probe in pairs],
-                "hovertemplate": "%{text}<br>predicted %{x:.3g}, measured %{y:.3g} nats<extra></extra>",
+                "hovertemplate": f"%{{text}}<br>predicted %{{x:.3g}}, measured %{{y:.3g}} {folder.unit}<extra></extra>",
                 "marker": {"color": role_color(role), "size": 8, "line": {"width": 1, "color": "@surface"}},
             }
         )
     label = f"Measured against predicted loss of {len(found)} matrices, each compressed alone"
-    return Chart("chart-probes", traces, _layout(folder.unit, points), 420, label)
+    return Chart("chart-probes", traces, _layout(folder.whole_unit, points), 420, label)
 
 
 def _plan_chart(folder: CompressedFolder, plans: list[Measured]) -> Chart:
@@ -127,14 +131,14 @@ def _plan_chart(folder: CompressedFolder, plans: list[Measured]) -> Chart:
                     "x": rounded(predicted for _, predicted in shown),
                     "y": rounded(entry.kl_nats for entry, _ in shown),
                     "text": [plain(entry.name) for entry, _ in shown],
-                    "hovertemplate": "%{text}<br>predicted %{x:.3g}, measured %{y:.3g} nats<extra></extra>",
+                    "hovertemplate": f"%{{text}}<br>predicted %{{x:.3g}}, measured %{{y:.3g}} {folder.unit}<extra></extra>",
                     "marker": {**marker, "line": {"width": 1, "color": "@surface"}},
                 }
             )
     label = "Measured against predicted loss of whole plans: " + "; ".join(
         f"{entry.name} {nats(predicted)} predicted, {nats(entry.kl_nats)} measured" for entry, predicted in drawn
     )
-    return Chart("chart-plans", traces, _layout(folder.unit, points), 420, label)
+    return Chart("chart-plans", traces, _layout(folder.whole_unit, points), 420, label)
 
 
 def _diagonal(points: list[tuple[float, float]]) -> list[dict[str, Any]]:

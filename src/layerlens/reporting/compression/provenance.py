@@ -30,7 +30,7 @@ def provenance_section(folder: CompressedFolder) -> Section:
     return Section("provenance", "Provenance", join(parts))
 
 
-_SHOWN = {"command", "config", "versions", "seed", "notes"}
+_SHOWN = {"command", "config", "versions", "seed", "notes", "left_out", "only_measured"}
 
 
 def _facts(folder: CompressedFolder) -> list[tuple[str, Markup | str]]:
@@ -47,7 +47,7 @@ def _facts(folder: CompressedFolder) -> list[tuple[str, Markup | str]]:
         ),
     ]
     if solver.uniform_value is not None:
-        facts.append(("Predicted loss of uniform", f"{nats(-solver.uniform_value)} {folder.unit}"))
+        facts.append(("Predicted loss of uniform", folder.loss(-solver.uniform_value)))
     if curves is not None:
         facts += [(f"Text: {name.replace('_', ' ')}", _shown(value)) for name, value in curves.data.items()]
     if evaluation is not None:

@@ -16,19 +16,17 @@ ORDER = {verdict: place for place, verdict in enumerate(Verdict)}
 
 
 def quality_section(folder: CompressedFolder) -> Section | None:
-    """The table of layers; None without an evaluation of layers."""
-    evaluation = folder.evaluation
-    if evaluation is None or not (evaluation.layers or evaluation.leave_one_out):
-        return None
+    """The table of layers, and what each gives back when it is left out; None where neither was measured."""
+    layers, trial = folder.evaluation.layers if folder.evaluation else [], folder.leave_one_out
     parts: list[Markup] = []
-    if evaluation.layers:
-        counts = Counter(layer.verdict for layer in evaluation.layers)
+    if layers:
+        counts = Counter(layer.verdict for layer in layers)
         tally = [join([badge(verdict), element("span", f" {counts[verdict]}")]) for verdict in Verdict if counts[verdict]]
-        body = join([element("p", join(tally, Markup("&ensp;")), class_="tally"), _table(folder, evaluation.layers)])
+        body = join([element("p", join(tally, Markup("&ensp;")), class_="tally"), _table(folder, layers)])
         parts.append(figure(body, _caption(folder), class_="quality"))
-    if evaluation.leave_one_out is not None and evaluation.leave_one_out.layers:
-        parts.append(_pillars(evaluation.leave_one_out, folder.unit))
-    return Section("quality", "Quality of each layer", join(parts))
+    if trial is not None and trial.layers:
+        parts.append(_pillars(trial, folder))
+    return Section("quality", "Quality of each layer", join(parts)) if parts else None
 
 
 def badge(verdict: Verdict) -> Markup:
@@ -43,7 +41,7 @@ def _caption(folder: CompressedFolder) -> str:
         f"The verdict goes by the relative error of a layer's output on inputs that the original model's layer sees: {limits}, "
         "critical above. Press a column's head to sort by it."
     )
-    trial = folder.evaluation.leave_one_out if folder.evaluation else None
+    trial = folder.leave_one_out
     return f"{text} Pillar layers are tinted." if trial is not None and trial.pillars else text
 
 
@@ -61,7 +59,7 @@ def _table(folder: CompressedFolder, layers: list[LayerQuality]) -> Markup:
         Column("After", is_number=True),
     ]
     planned = {name: entry for entry in folder.plan.layers for name in (entry.layer, *entry.tied)}
-    trial = folder.evaluation.leave_one_out if folder.evaluation else None
+    trial = folder.leave_one_out
     pillars = set(trial.pillars) if trial else set()
     rows: list[list[Cell | str]] = []
     for layer in layers:
@@ -85,14 +83,14 @@ def _table(folder: CompressedFolder, layers: list[LayerQuality]) -> Markup:
     return table("Quality of each layer", columns, rows, highlighted=marked, is_sortable=True, is_tall=True)
 
 
-def _pillars(trial: LeaveOneOut, unit: str) -> Markup:
+def _pillars(trial: LeaveOneOut, folder: CompressedFolder) -> Markup:
     columns = [
         Column("Layer", is_mono=True),
         Column("Pillar"),
-        Column("Gives back, nats", is_number=True),
+        Column(f"Gives back, {folder.unit}", is_number=True),
         Column("95 % interval", is_number=True),
         Column("Share of the divergence", is_number=True),
-        Column("Divergence left, nats", is_number=True),
+        Column(f"Divergence left, {folder.unit}", is_number=True),
     ]
     rows: list[list[Cell | str]] = [
         [
@@ -107,9 +105,8 @@ def _pillars(trial: LeaveOneOut, unit: str) -> Markup:
     ]
     named = ", ".join(trial.pillars) or "none stands out"
     caption = (
-        f"Each layer in turn as it was, all others compressed. With all compressed the divergence is {nats(trial.kl_nats)} "
-        f"{unit}. "
-        f"Pillars give back far more than an even share, beyond doubt: {named}."
+        "Each layer in turn as it was, all others compressed. With all compressed the divergence is "
+        f"{folder.loss(trial.kl_nats)}. Pillars give back far more than an even share, beyond doubt: {named}."
     )
     marked = [entry.is_pillar for entry in trial.layers]
     body = table("Leaving one out", columns, rows, highlighted=marked, is_sortable=True, is_tall=True)

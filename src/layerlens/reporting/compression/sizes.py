@@ -111,7 +111,7 @@ def _table(folder: CompressedFolder) -> Markup:
         Column("After", is_number=True),
         Column("Bits per weight", is_number=True),
         Column("Share of the folder", is_number=True),
-        Column("Predicted loss, nats", is_number=True),
+        Column(f"Predicted loss, {folder.unit}", is_number=True),
     ]
     by_role: dict[str, list[PlanMatrix]] = defaultdict(list)
     for entry in plan.layers:

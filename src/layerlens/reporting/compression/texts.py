@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerlens.artifacts.compression_evaluation import Change, CompressionEvaluation, Generated, TextQuality
+from layerlens.artifacts.compression_evaluation import Change, CompressionEvaluation, Generated, Memory, TextQuality
 from layerlens.reporting.compression.folder import CompressedFolder
 from layerlens.reporting.markup import Markup, element, join
 from layerlens.reporting.quantities import count, memory, nats, percent
@@ -85,7 +85,9 @@ def _cosine(value: float | None) -> str:
 
 
 def _caption(evaluation: CompressionEvaluation) -> str:
-    text = f"KL(original ‖ compressed) per prediction; the original is {evaluation.against}."
+    has = {"kl": "KL(original ‖ compressed) per prediction", "embedding_distance": "1 − cosine of each sample's two embeddings"}
+    compared = [words for name, words in has.items() if any(getattr(entry, name) is not None for entry in evaluation.texts)]
+    text = f"{'; '.join(compared)}. The original is {evaluation.against}." if compared else ""
     cuts = [(entry.name, entry.windows) for entry in evaluation.texts if entry.windows is not None]
     for windows in dict.fromkeys(windows for _, windows in cuts):
         names = ", ".join(name for name, other in cuts if other == windows)
@@ -102,14 +104,24 @@ def _running(evaluation: CompressionEvaluation) -> Markup | None:
     ]
     if (held := evaluation.memory) is not None:
         facts.append(("Weights in memory", f"{memory(held.before.weight_bytes)} → {memory(held.after.weight_bytes)}"))
-        grown = [max(0, side.resident_after_bytes - side.resident_before_bytes) for side in (held.before, held.after)]
-        facts.append(("Resident memory that loading took", f"{memory(grown[0])} → {memory(grown[1])}"))
+        before, after = _growth(held.before), _growth(held.after)
+        if before is not None and after is not None:
+            facts.append(("Resident memory of loading and a first run", f"{memory(sum(before))} → {memory(sum(after))}"))
+            facts.append(("Pages of mapped files in that", f"{memory(before[1])} → {memory(after[1])}"))
     if (speed := evaluation.speed) is not None:
         facts.append(
             ("Generation at batch 1", f"{_change(speed.tokens_per_second)} tokens per second ({', '.join(speed.types)})")
         )
     listed = element("dl", join(join([element("dt", name), element("dd", value)]) for name, value in facts), class_="facts")
     return join([element("h3", "What it takes to run"), listed])
+
+
+def _growth(held: Memory) -> tuple[int, int] | None:
+    """What a model added to the process's own memory and to its pages of mapped files; None where it was not read after a run."""
+    if held.file_before_bytes is None or held.file_after_bytes is None:
+        return None
+    of_files = held.file_after_bytes - held.file_before_bytes
+    return max(0, held.resident_after_bytes - held.resident_before_bytes - of_files), max(0, of_files)
 
 
 def _change(change: Change) -> str:

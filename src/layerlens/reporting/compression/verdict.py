@@ -23,16 +23,15 @@ def headline(folder: CompressedFolder) -> str:
     size = f"{memory(plan.size_bytes)} instead of {memory(plan.model.size_bytes)}, {plan.bits_per_weight:.2f} bits per weight"
     if held is None:
         return f"{size}; what that costs was not measured."
-    loss = f"{size}, at a measured loss of {nats(held.kl_nats)} {folder.unit}"
+    loss = f"{size}, at a measured loss of {folder.loss(held.kl_nats)}"
     if held.is_baseline:
         return f"{loss}; a baseline, {held.name}, beat every plan of LayerLens's own."
     if rival is None:
         return f"{loss}; no baseline was measured."
     if held.kl_nats < rival.kl_nats:
         return f"{loss}, {percent(1 - held.kl_nats / rival.kl_nats)} below the best baseline."
-    return (
-        f"{loss}; the best baseline does as well." if held.kl_nats == rival.kl_nats else f"{loss}; the best baseline does better."
-    )
+    who = "a baseline that may not be written" if rival.name in folder.only_measured else "the best baseline"
+    return f"{loss}; {who} does {'as well' if held.kl_nats == rival.kl_nats else 'better'}."
 
 
 def tiles(folder: CompressedFolder) -> list[Tile]:
@@ -53,10 +52,14 @@ def tiles(folder: CompressedFolder) -> list[Tile]:
     ]
     if held is not None:
         found.append(
-            Tile("Measured KL", nats(held.kl_nats), f"{folder.unit}, held-out text; predicted {nats(folder.predicted_loss)}")
+            Tile(
+                f"Measured {folder.measure}",
+                nats(held.kl_nats),
+                f"{folder.whole_unit}, held-out samples; predicted {nats(folder.predicted_loss)}",
+            )
         )
     else:
-        found.append(Tile("Predicted loss", nats(folder.predicted_loss), f"{folder.unit}, not measured"))
+        found.append(Tile("Predicted loss", nats(folder.predicted_loss), f"{folder.whole_unit}, not measured"))
     texts = folder.evaluation.texts if folder.evaluation else []
     told = next((text for text in texts if text.perplexity is not None), None)
     if told is not None and told.perplexity is not None:
@@ -72,7 +75,10 @@ def statements(folder: CompressedFolder) -> list[Statement]:
         found += _texts(evaluation)
     found += [_size(folder), _plan(folder), *_prediction(folder)]
     if evaluation is not None:
-        found += [*_layers(evaluation), *_pillars(folder, evaluation), *_travel(evaluation)]
+        found += _layers(evaluation)
+    found += _pillars(folder)
+    if evaluation is not None:
+        found += _travel(evaluation)
     found.append(_solver(folder))
     notes = folder.plan.metadata.get("notes")
     told = [str(note) for note in notes] if isinstance(notes, list) else []
@@ -90,7 +96,7 @@ def _race(folder: CompressedFolder) -> Statement:
         text = f"{held.name} is the best of {number} measured, none of them a baseline: nothing says that planning was worth it."
         return Statement("Against baselines", text, Tone.CAUTION)
     theirs = f"{rival.name} ({nats(rival.kl_nats)} at {memory(rival.size_bytes)})"
-    if held.is_baseline:
+    if held.is_baseline and held.kl_nats <= rival.kl_nats:
         text = f"The baseline {held.name} measured best of {number} and is what was written."
         if own is not None:
             text += f" The best plan of LayerLens's own, {own.name}, reaches {nats(own.kl_nats)} at {memory(own.size_bytes)}."
@@ -98,13 +104,17 @@ def _race(folder: CompressedFolder) -> Statement:
     if held.kl_nats < rival.kl_nats:
         more = f", loses {percent(rival.kl_nats / held.kl_nats - 1)} more" if held.kl_nats > 0 else " loses more"
         text = (
-            f"The best of {number} measured is {held.name}: {nats(held.kl_nats)} {folder.unit} at {memory(held.size_bytes)}. "
+            f"The best of {number} measured is {held.name}: {folder.loss(held.kl_nats)} at {memory(held.size_bytes)}. "
             f"The best baseline, {theirs}{more}."
         )
         return Statement("Against baselines", text, Tone.GOOD)
     verb = "measured the same" if held.kl_nats == rival.kl_nats else "measured better"
-    text = f"{held.name} was written at {nats(held.kl_nats)} {folder.unit}, but the baseline {theirs} {verb}."
-    return Statement("Against baselines", text, Tone.CAUTION if held.kl_nats == rival.kl_nats else Tone.BAD)
+    text = f"{held.name} was written at {folder.loss(held.kl_nats)}, but the baseline {theirs} {verb}."
+    barred = folder.only_measured.get(rival.name)
+    if barred is not None:
+        text += f" It may not be written: {barred}."
+    is_fair = held.kl_nats == rival.kl_nats or barred is not None
+    return Statement("Against baselines", text, Tone.CAUTION if is_fair else Tone.BAD)
 
 
 def _texts(evaluation: CompressionEvaluation) -> list[Statement]:
@@ -147,7 +157,7 @@ def _prediction(folder: CompressedFolder) -> list[Statement]:
     found, value = probes(folder), probe_spearman(folder)
     parts, tone = [], Tone.PLAIN
     if (held := folder.winner) is not None:
-        parts.append(f"Predicted {nats(folder.predicted_loss)}, measured {nats(held.kl_nats)} {folder.unit}.")
+        parts.append(f"Predicted {nats(folder.predicted_loss)}, measured {folder.loss(held.kl_nats)}.")
     if value is not None:
         parts.append(
             f"Over {len(found)} matrices measured alone, predicted and measured loss rank alike by Spearman {value:.3f}."
@@ -167,8 +177,8 @@ def _layers(evaluation: CompressionEvaluation) -> list[Statement]:
     return [Statement("Layers", text, Tone.BAD if bad else Tone.CAUTION if counts[Verdict.POOR] else Tone.GOOD)]
 
 
-def _pillars(folder: CompressedFolder, evaluation: CompressionEvaluation) -> list[Statement]:
-    trial = evaluation.leave_one_out
+def _pillars(folder: CompressedFolder) -> list[Statement]:
+    trial = folder.leave_one_out
     if trial is None or not trial.layers:
         return []
     if not trial.pillars:
@@ -176,9 +186,7 @@ def _pillars(folder: CompressedFolder, evaluation: CompressionEvaluation) -> lis
     named = trial.pillars[0]
     first = next(entry for entry in trial.layers if entry.layer == named)
     others = f"; also {', '.join(trial.pillars[1:])}" if trial.pillars[1:] else ""
-    text = (
-        f"Leaving {named} as it was gives back {percent(first.share)} of the loss, {nats(first.gain_nats)} {folder.unit}{others}."
-    )
+    text = f"Leaving {named} as it was gives back {percent(first.share)} of the loss, {folder.loss(first.gain_nats)}{others}."
     return [Statement("Pillars", text)]
 
 
@@ -197,7 +205,7 @@ def _travel(evaluation: CompressionEvaluation) -> list[Statement]:
 
 def _solver(folder: CompressedFolder) -> Statement:
     solver = folder.plan.solver
-    text = f"The optimum is predicted to lose {nats(-solver.value)} {folder.unit} (relative gap {max(solver.gap, 0.0):.1g})"
+    text = f"The optimum is predicted to lose {folder.loss(-solver.value)} (relative gap {max(solver.gap, 0.0):.1g})"
     if solver.uniform_value is not None:
         text += f", uniform widths {nats(-solver.uniform_value)}"
     return Statement("On paper", f"{text}, what the folder holds {nats(folder.predicted_loss)}.")

@@ -21,7 +21,7 @@ from layerlens.models.streamed.streamed_linear import StreamedLinear
 from layerlens.words import TaskKind
 from tests.tiny_models import FAMILIES, save_tiny
 
-DECODERS = {"gpt2", "gpt_neo", "llama", "mistral", "qwen2"}
+DECODERS = {"gpt2", "gpt_neo", "llama", "mistral", "qwen2", "gemma2"}
 
 
 #: More blocks than a hidden state has axes: whatever is taken apart once too often shows.
@@ -47,7 +47,7 @@ def inputs_for(family: str) -> dict[str, torch.Tensor]:
     return {"input_ids": torch.randint(5, 190, (3, 7)), "attention_mask": mask}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma2"])
 @pytest.mark.parametrize("keeps_tables", [True, False])
 def test_blocks_one_by_one_give_the_whole_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, keeps_tables: bool
@@ -147,6 +147,42 @@ def test_an_encoder_is_refused_as_a_language_model(tmp_path: Path) -> None:
     save_file(extra, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UnsupportedModelError, match="sees the tokens it should predict"):
         load_streamed_model(open_checkpoint(str(folder)), TaskInfo(kind=TaskKind.CAUSAL_LM), seed=0)
+
+
+@pytest.mark.parametrize("change", [0.0, 1.0])
+def test_a_head_that_differs_from_the_table_it_is_tied_to_stays_itself(tmp_path: Path, change: float) -> None:
+    folder = save_tiny("llama", tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    head = tensors["model.embed_tokens.weight"] + change * torch.eye(200, 32)
+    save_file({**tensors, "lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    checkpoint = open_checkpoint(str(folder))
+    oracle = load_task_model(checkpoint, task_for("llama"), seed=0).model
+    streamed = load_streamed_model(checkpoint, task_for("llama"), seed=0)
+    with torch.no_grad():
+        inputs = inputs_for("llama")
+        assert torch.equal(streamed.model(**inputs).logits, oracle(**inputs).logits)
+    assert streamed.is_untied == bool(change)
+    own, tied = "lm_head.weight", "model.embed_tokens.weight"
+    assert streamed.stored_names["lm_head.weight"] == (own if change else tied)
+    assert streamed.model.all_tied_weights_keys == oracle.all_tied_weights_keys
+    assert streamed.info.num_parameters == sum(parameter.numel() for parameter in oracle.parameters())
+
+
+def test_a_model_of_which_only_some_ties_hold_is_sent_to_memory(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save_tiny("bert", folder, is_decoder=True)
+    tensors = {f"bert.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors |= {
+        "cls.predictions.bias": torch.ones(200),
+        "cls.predictions.transform.dense.weight": torch.eye(32),
+        "cls.predictions.transform.dense.bias": torch.zeros(32),
+        "cls.predictions.transform.LayerNorm.weight": torch.ones(32),
+        "cls.predictions.transform.LayerNorm.bias": torch.zeros(32),
+        "cls.predictions.decoder.weight": torch.ones(200, 32),
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnsupportedModelError, match=r"only the second has values of its own.*--execution memory"):
+        load_streamed_model(open_checkpoint(str(folder)), task_for("llama"), seed=0)
 
 
 def test_an_encoder_with_a_decoder_is_sent_to_memory(tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ class Using(Model):
         return self.head(hidden) + total
 
 
-def skeleton_of(model: nn.Module) -> Skeleton:
-    return Skeleton(model, [f"blocks.{block}" for block in range(3)])
+def skeleton_of(model: nn.Module, **settings: Any) -> Skeleton:
+    return Skeleton(model, [f"blocks.{block}" for block in range(3)], **settings)
 
 
 def test_a_model_that_unpacks_what_its_blocks_give_runs_block_by_block() -> None:
@@ -103,3 +103,8 @@ def test_a_model_that_works_on_the_hidden_state_between_blocks_is_refused_by_nam
 def test_what_the_models_own_code_raises_is_told_in_one_line() -> None:
     with pytest.raises(UnsupportedModelError, match=r"^Using cannot run block by block: .*TypeError.*--execution memory\)$"):
         skeleton_of(Using()).entry({"x": torch.randn(2, 3, 4)})
+
+
+def test_a_refusal_ends_with_the_way_out_that_the_command_has() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"TypeError.*\); such a model cannot be compressed$"):
+        skeleton_of(Using(), way_out="such a model cannot be compressed").entry({"x": torch.randn(2, 3, 4)})

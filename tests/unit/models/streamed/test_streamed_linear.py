@@ -55,6 +55,19 @@ def test_outputs_and_gradients_are_those_of_the_layer_it_stands_for(
     assert torch.equal(layer.weight_matrix(), stored.T if is_transposed else stored)
 
 
+def test_an_output_may_be_changed_in_place(tmp_path: Path) -> None:
+    """As Falcon adds its attention to what its MLP gives, in every layout where the two run side by side."""
+    stored = torch.randn(20, 12, generator=torch.Generator().manual_seed(0))
+    layer = StreamedLinear(WeightSource(reader_of(tmp_path / "w.safetensors", w=stored), "w"), None, is_transposed=False)
+    mine, theirs = (torch.randn(3, 5, 12, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
+    found, expected = layer(mine), nn.functional.linear(theirs, stored)
+    for output, inputs in ((found, mine), (expected, theirs)):
+        output += inputs.sum(-1, keepdim=True)
+        output.square().sum().backward()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("stored_type", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("is_transposed", [False, True])
 @pytest.mark.parametrize("holds", [False, True])

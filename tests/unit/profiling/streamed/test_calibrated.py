@@ -37,7 +37,7 @@ def test_a_head_that_is_there_takes_no_disk(tmp_path: Path) -> None:
 
 
 def test_proxies_as_the_only_metric_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    measured = case(tmp_path, "bert", metrics=["proxy_eval"])
+    measured = case(tmp_path, "bert", metrics=["proxy_eval"], proxy="auto")
     with pytest.raises(ConfigError, match="no metric with a weight is left of proxy_eval"):
         run_streamed(measured, tmp_path / "work", **WHOLE)
     assert not (tmp_path / "work").exists()

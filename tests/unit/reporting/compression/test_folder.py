@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from layerlens.artifacts.compression import save_compression_plan
+from layerlens.artifacts.compression_evaluation import Spread, TextQuality
+from layerlens.artifacts.profile import TaskInfo
 from layerlens.errors import ManifestError
-from layerlens.reporting.compression.folder import bits_per_weight, is_compressed, read_compressed
+from layerlens.reporting.compression.folder import CompressedFolder, bits_per_weight, is_compressed, read_compressed
+from layerlens.reporting.compression.run import SECTIONS
+from layerlens.reporting.compression.verdict import headline, statements, tiles
+from layerlens.words import TaskKind
 from tests.unit.reporting import artifacts as tuning
 from tests.unit.reporting.compression import artifacts
 from tests.unit.reporting.compression.artifacts import a_folder, write_folder
@@ -92,6 +99,32 @@ def test_winner_and_rivals_are_told_by_name_and_by_measurement() -> None:
     assert theirs.winner == theirs.best_baseline
     assert theirs.best_candidate is not None
     assert theirs.best_candidate.name == artifacts.OURS
+
+
+def embedding_folder(**metadata: Any) -> CompressedFolder:
+    """A plan for embeddings, and an evaluation of them."""
+    made = artifacts.plan()
+    task = TaskInfo(kind=TaskKind.EMBEDDING, max_length=64)
+    layers = [entry.model_copy(update={"why": ""}) for entry in made.layers]
+    plan = made.model_copy(update={"task": task, "layers": layers, "metadata": {**made.metadata, **metadata}})
+    text = TextQuality(name="pairs", num_positions=9, embedding_distance=Spread(mean=0.01, median=0.01, p99=0.02, max=0.03))
+    return a_folder(plan=plan, evaluation=artifacts.evaluation().model_copy(update={"texts": [text]}))
+
+
+def test_distances_of_embeddings_are_nowhere_called_nats_or_a_divergence_of_predictions() -> None:
+    folder = embedding_folder()
+    sections = [section for make in SECTIONS if (section := make(folder)) is not None]
+    said = [headline(folder), *map(str, tiles(folder)), *map(str, statements(folder)), *(section.body for section in sections)]
+    said += [json.dumps([chart.traces, chart.layout], ensure_ascii=False) for section in sections for chart in section.charts]
+    assert re.findall(r".{0,40}\b(?:nats|KL)\b", " ".join(said)) == []
+    assert "(1 − cosine)" in headline(folder)
+
+
+def test_what_was_compared_decides_the_unit_where_the_plan_tells_it() -> None:
+    assert embedding_folder(held_out={"compared": "distribution"}).unit == "nats"
+    headless = artifacts.plan().model_copy(update={"metadata": {"held_out": {"compared": "embedding"}}})
+    assert a_folder(plan=headless).unit == "1 − cosine"
+    assert (a_folder().unit, a_folder().whole_unit) == ("nats", "nats per token")
 
 
 def test_bits_per_weight_of_some_matrices_are_their_bytes_over_their_weights() -> None:

@@ -90,5 +90,25 @@ def test_the_undominated_are_those_that_nothing_beats_in_both() -> None:
     assert [entry.name for entry in undominated(race)] == ["f", "a", "b", "e"]
 
 
+def test_who_did_not_race_and_who_may_not_be_written_is_told_with_the_reason() -> None:
+    told = {
+        "left_out": {"optimum-safe-ends": "no bytes < left"},
+        "only_measured": {artifacts.RIVAL: "the policies leave out int4"},
+    }
+    made = artifacts.plan().model_copy(update={"metadata": {**artifacts.plan().metadata, **told}})
+    section = pareto_section(a_folder(plan=made))
+    assert section is not None
+    page = read_section(section)
+    assert [(e.text, d.text) for e, d in zip(page.all("dt"), page.all("dd"), strict=True)] == [
+        (artifacts.RIVAL, "measured, but not to be written: the policies leave out int4"),
+        ("optimum-safe-ends", "left out: no bytes < left"),
+    ]
+    kinds = {row[0]: row[2] for row in rows(page)[1:]}
+    assert (kinds[artifacts.RIVAL], kinds[artifacts.OURS]) == ("baseline, only measured", "candidate")
+    plain = pareto_section(a_folder())
+    assert plain is not None
+    assert not read_section(plain).all("dt")
+
+
 def test_where_nothing_was_measured_there_is_no_section() -> None:
     assert pareto_section(a_folder(plan=artifacts.plan().model_copy(update={"measured": []}))) is None

@@ -75,6 +75,7 @@ def test_whole_plans_are_drawn_where_both_figures_are_known_and_the_total_is_tol
     total = sum(entry.predicted_loss for entry in artifacts.plan().layers)
     assert nats(total) in section.body
     assert "1.05 times as much" in section.body
+    assert "are of the same held-out samples; layerlens evaluate measures on others." in section.body
 
 
 def test_without_probes_and_race_there_is_no_section() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from layerlens.artifacts.compression_evaluation import Verdict
 from layerlens.reporting.compression.quality import quality_section
+from layerlens.reporting.compression.verdict import statements
 from layerlens.reporting.quantities import memory, nats, percent
 from tests.unit.reporting.compression import artifacts
 from tests.unit.reporting.compression.artifacts import a_folder
@@ -53,6 +54,19 @@ def test_pillars_are_tinted_in_both_tables_and_named() -> None:
         percent(first.share),
         nats(first.kl_nats),
     ]
+
+
+def test_pillars_are_shown_as_soon_as_the_plan_tells_of_them() -> None:
+    trial = artifacts.evaluation().leave_one_out
+    assert trial is not None
+    plan = artifacts.plan()
+    plan = plan.model_copy(update={"metadata": {**plan.metadata, "leave_one_out": trial.model_dump(mode="json")}})
+    folder = a_folder(plan=plan, evaluation=None)
+    page = read_section(quality_section(folder))
+    marked = [row.text for row in page.all("tr", class_="marked")]
+    assert len(marked) == len(trial.pillars)
+    assert all(any(text.startswith(name) for text in marked) for name in trial.pillars)
+    assert any(statement.topic == "Pillars" and trial.pillars[0] in statement.text for statement in statements(folder))
 
 
 def test_without_an_evaluation_of_layers_there_is_no_section() -> None:

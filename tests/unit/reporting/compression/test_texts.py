@@ -64,9 +64,20 @@ def test_what_the_compressed_model_writes_differently_is_marked_and_nothing_else
 def test_speed_and_memory_are_told_before_and_after() -> None:
     text = read_section(texts_section(a_folder())).one("dl").text
     assert "41.0 → 63.5, 1.55 × tokens per second" in text
-    assert "22.9\u00a0MiB → 4.77\u00a0MiB" in text
+    assert "first run22.9\u00a0MiB → 4.77\u00a0MiB" in text
+    assert "mapped files in that21.0\u00a0MiB → 0\u00a0B" in text
     bare = artifacts.evaluation().model_copy(update={"speed": None, "memory": None})
     assert "tokens per second" not in read_section(texts_section(a_folder(evaluation=bare))).one("dl").text
+
+
+def test_memory_that_was_read_before_the_models_ran_is_not_told() -> None:
+    held = artifacts.evaluation().memory
+    assert held is not None
+    sides = {side: getattr(held, side).model_copy(update={"file_before_bytes": None}) for side in ("before", "after")}
+    older = artifacts.evaluation().model_copy(update={"memory": held.model_copy(update=sides)})
+    text = read_section(texts_section(a_folder(evaluation=older))).one("dl").text
+    assert "Weights in memory" in text
+    assert "Resident" not in text
 
 
 def test_without_an_evaluation_there_is_no_section() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from layerlens.artifacts.plan import Budget
+from layerlens.artifacts.plan import Budget, Chosen
 from layerlens.reporting.compression.folder import CompressedFolder
 from layerlens.reporting.compression.verdict import headline, statements, tiles
 from layerlens.reporting.quantities import NO_BREAK, memory, nats
@@ -61,6 +61,19 @@ def test_writing_something_worse_than_a_measured_baseline_is_bad() -> None:
     folder = replanned(measured=race)
     assert told(folder, "Against baselines").tone is Tone.BAD
     assert headline(folder).endswith("the best baseline does better.")
+
+
+def test_a_better_baseline_that_may_not_be_written_is_a_caution_with_the_reason() -> None:
+    race = [entry.model_copy(update={"kl_nats": 1.0}) if not entry.is_baseline else entry for entry in artifacts.plan().measured]
+    barred = {**artifacts.plan().metadata, "only_measured": {artifacts.RIVAL: "the policies leave out int4"}}
+    folder = replanned(measured=race, metadata=barred)
+    found = told(folder, "Against baselines")
+    assert found.tone is Tone.CAUTION
+    assert found.text.endswith("measured better. It may not be written: the policies leave out int4.")
+    assert headline(folder).endswith("a baseline that may not be written does better.")
+    second = next(entry.name for entry in race if entry.is_baseline and entry.name != artifacts.RIVAL)
+    other = replanned(measured=race, metadata=barred, chosen=Chosen(name=second, value=-1.0))
+    assert told(other, "Against baselines").text.startswith(f"{second} was written at")
 
 
 def test_the_tiles_are_the_figures_of_the_files() -> None:

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from layerlens.benching.orphan import EXIT_CODE
+from layerlens.orphan import EXIT_CODE
 
 CODE = """
 import sys, time
-from layerlens.benching.orphan import leave_with
+from layerlens.orphan import leave_with
 leave_with(int(sys.argv[1]))
 time.sleep(float(sys.argv[2]))
 """

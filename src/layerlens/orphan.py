@@ -1,4 +1,4 @@
-"""A process that leaves when whoever started it is gone: an orphan would go on training where the next call trains already."""
+"""A process that leaves when whoever started it is gone: an orphan would go on working where the next call works already."""
 
 from __future__ import annotations
 

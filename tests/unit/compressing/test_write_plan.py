@@ -1,0 +1,71 @@
+"""What a plan says of its bytes and its matrices, against the folder that is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from layerlens.artifacts.formats import Format
+from layerlens.errors import InfeasibleBudgetError
+from layerlens.models.foreign import quiet
+from tests.unit.workflow.compressions import LARGE_VOCABULARY, place, tensor_bytes
+
+
+def test_a_head_that_the_config_ties_and_the_checkpoint_does_not_stays_itself(tmp_path: Path) -> None:
+    mine = place(tmp_path, "llama", **LARGE_VOCABULARY)
+    tensors = load_file(mine.model / "model.safetensors")
+    head = torch.randn(tensors["model.embed_tokens.weight"].shape)
+    save_file({**tensors, "lm_head.weight": head}, mine.model / "model.safetensors", {"format": "pt"})
+    plan = mine.compress(tmp_path / "out", bits_per_weight=24, keep=["head"], formats=["integer"], probes="off").plan
+    assert plan is not None
+    formats = {entry.layer: entry.scheme.format for entry in plan.layers}
+    assert (formats["model.embed_tokens"], formats["lm_head"]) == (Format.INTEGER, Format.KEEP)
+    inputs = torch.randint(5, 190, (2, 12), generator=torch.Generator().manual_seed(0))
+    with quiet(), torch.no_grad():
+        before, after = (
+            transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+            for folder in (mine.model, tmp_path / "out")
+        )
+        assert torch.equal(after.lm_head.weight, head)
+        found = [model(input_ids=inputs).logits.log_softmax(-1) for model in (after, before)]
+    divergence = torch.nn.functional.kl_div(*found, log_target=True, reduction="none").sum(-1).mean()
+    assert float(divergence) == pytest.approx(plan.measured[0].kl_nats, rel=1, abs=1e-4)
+
+
+def test_what_a_sentence_encoder_has_behind_its_transformer_counts(tmp_path: Path) -> None:
+    mine = place(tmp_path, "bert", hidden_size=128)
+    dense = {"linear.weight": torch.randn(256, 128), "linear.bias": torch.zeros(256)}
+    (mine.model / "2_Dense").mkdir()
+    save_file(dense, mine.model / "2_Dense" / "model.safetensors")
+    modules = [{"idx": 0, "path": ""}, {"idx": 1, "path": "2_Dense"}]
+    (mine.model / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    out, behind = tmp_path / "out", sum(tensor.nbytes for tensor in dense.values())
+    limit = behind + int(0.6 * mine.size_bytes)
+    plan = mine.compress(out, size=limit, probes="off").plan
+    assert plan is not None
+    assert tensor_bytes(out) + tensor_bytes(out / "2_Dense") == plan.size_bytes <= limit
+    assert tensor_bytes(out / "2_Dense") == behind
+    assert plan.model.size_bytes == mine.size_bytes + behind
+    assert plan.model.num_parameters == plan.model.size_bytes // 4
+    with pytest.raises(InfeasibleBudgetError, match="below the smallest possible"):
+        mine.compress(tmp_path / "smaller", size=behind, dry_run=True)
+
+
+def test_the_smallest_size_told_before_measuring_is_that_of_the_curves(tmp_path: Path) -> None:
+    """The pooler is large, and no embedding passes through it."""
+    mine = place(tmp_path, "bert", hidden_size=128, intermediate_size=32)
+    policies: dict[str, Any] = {"widths": [4], "formats": ["integer"], "probes": "off"}
+    told = mine.compress(tmp_path / "out", dry_run=True, bits_per_weight=32, **policies).facts["smallest"]
+    smallest = told.split(" bytes")[0]
+    size = int(smallest.replace(",", ""))
+    plan = mine.compress(tmp_path / "out", size=size, **policies).plan
+    assert plan is not None
+    assert plan.size_bytes == tensor_bytes(tmp_path / "out") == size
+    with pytest.raises(InfeasibleBudgetError, match=f"below the smallest possible, {smallest} bytes"):
+        mine.compress(tmp_path / "out", dry_run=True, size=size - 1, **policies)

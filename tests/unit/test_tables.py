@@ -1,0 +1,29 @@
+"""What is printed when a command is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from layerlens.errors import ManifestError
+from layerlens.tables import show_compress
+from layerlens.workflow.compress import CompressResult
+from tests.unit.reporting.compression import artifacts
+
+
+def test_compress_names_the_pillars_that_it_found(capsys: pytest.CaptureFixture[str]) -> None:
+    trial = artifacts.evaluation().leave_one_out
+    assert trial is not None
+    for layers, told in (
+        (trial.layers, f"pillars: {', '.join(trial.pillars)}"),
+        (trial.layers[2:], f"pillars: none of {len(trial.layers) - 2} layers stands out"),
+    ):
+        found = {"leave_one_out": trial.model_copy(update={"layers": layers}).model_dump(mode="json")}
+        assert show_compress(CompressResult(Path("out"), artifacts.plan().model_copy(update={"metadata": found})))
+        assert told in " ".join(capsys.readouterr().out.split())
+    assert show_compress(CompressResult(Path("out"), artifacts.plan()))
+    assert "pillars" not in capsys.readouterr().out
+    damaged = artifacts.plan().model_copy(update={"metadata": {"leave_one_out": {"layers": 3}}})
+    with pytest.raises(ManifestError, match=r"metadata\.leave_one_out: kl_nats"):
+        show_compress(CompressResult(Path("out"), damaged))
