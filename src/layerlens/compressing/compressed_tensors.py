@@ -32,8 +32,7 @@ from layerlens.compressing.write_folder import copy_other_files
 from layerlens.errors import UnsupportedModelError
 from layerlens.linalg.bit_planes import unpack_codes
 from layerlens.models.checkpoint import CONFIG_FILE
-from layerlens.models.headers import tensor_bytes
-from layerlens.models.sentence_modules import tensors_behind
+from layerlens.models.sentence_modules import bytes_behind
 from layerlens.models.streamed.tensor_reader import TensorReader
 from layerlens.nn.stored_form import coded_shapes, is_plain
 
@@ -89,8 +88,7 @@ def write_compressed_tensors(folder: Path, out: Path, *, shard_bytes: int = SHAR
         targets = {path: place.removeprefix(prefix) for path, place in places.items()}
         write_json(target / CONFIG_FILE, {**source.config, QUANTIZATION_KEY: _quantization(coded, targets)})
         copy_other_files(folder, target)
-        behind = tensor_bytes(tensors_behind(target))
-    return weights.num_bytes + behind
+        return weights.num_bytes + bytes_behind(target)
 
 
 def _values(reader: TensorReader, path: str, own: str, matrix: StoredMatrix) -> Tensor:

@@ -15,8 +15,7 @@ from layerlens.compressing.tensor_files import NAMES, SHARD_BYTES, TensorFiles, 
 from layerlens.compressing.write_folder import copy_other_files
 from layerlens.errors import CheckpointError
 from layerlens.models.checkpoint import CONFIG_FILE
-from layerlens.models.headers import tensor_bytes
-from layerlens.models.sentence_modules import tensors_behind
+from layerlens.models.sentence_modules import bytes_behind
 from layerlens.models.streamed.tensor_reader import TORCH_DTYPES, TensorReader
 from layerlens.nn.stored_form import is_plain, stored_tensors
 
@@ -73,8 +72,7 @@ def write_dense(folder: Path, out: Path, dtype: torch.dtype | None = None, *, sh
         named = {"dtype": str(dtype).removeprefix("torch.")} if dtype else {}
         write_json(target / CONFIG_FILE, {**source.config, **named})
         copy_other_files(folder, target)
-        behind = tensor_bytes(tensors_behind(target))
-    return weights.num_bytes + behind
+        return weights.num_bytes + bytes_behind(target)
 
 
 def _matrix(reader: TensorReader, path: str, matrix: StoredMatrix) -> Tensor:

@@ -169,11 +169,10 @@ def checkpoint_size(model: StreamedModel, matrices: list[Matrix]) -> CheckpointS
     tensors = {**model.checkpoint.tensors, **tensors_behind(model.checkpoint.folder)}
     left_out = {copy for matrix in matrices for copy in matrix.copies} | unused_tensors(model)
     is_number = {name: header.dtype.startswith(("F", "BF")) for name, header in tensors.items()}
-    sizes = {name: tensor_bytes({name: header}) for name, header in tensors.items()}
     return CheckpointSize(
         num_parameters=sum(prod(tensors[name].shape) for name in tensors if is_number[name] and name not in left_out),
-        size_bytes=sum(sizes.values()),
-        other_bytes=sum(size for name, size in sizes.items() if name not in left_out)
+        size_bytes=tensor_bytes(tensors),
+        other_bytes=tensor_bytes({name: header for name, header in tensors.items() if name not in left_out})
         - sum(matrix.num_bytes for matrix in matrices),
     )
 

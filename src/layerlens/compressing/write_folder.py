@@ -26,8 +26,8 @@ from layerlens.compressing.stored_matrix import check_tensors
 from layerlens.compressing.tensor_files import NAMES, SHARD_BYTES, TensorFiles, TensorShape, new_folder
 from layerlens.errors import CheckpointError, ConfigError
 from layerlens.models.checkpoint import CONFIG_FILE, Checkpoint
-from layerlens.models.headers import ELEMENT_BYTES, tensor_bytes
-from layerlens.models.sentence_modules import modules_behind, tensors_behind
+from layerlens.models.headers import ELEMENT_BYTES
+from layerlens.models.sentence_modules import bytes_behind, modules_behind
 from layerlens.models.streamed.tensor_reader import TORCH_DTYPES, TensorReader, as_bytes
 from layerlens.nn.stored_form import is_plain, stored_tensors
 
@@ -124,7 +124,7 @@ def write_folder(
         entries = {matrix.path: _entry(matrix) for matrix in matrices.values()}
         write_json(folder / CONFIG_FILE, folder_config(source.config, entries, _dtype(source)))
         copy_other_files(source.folder, folder)
-        written = weights.num_bytes + tensor_bytes(tensors_behind(folder))
+        written = weights.num_bytes + bytes_behind(folder)
         if size_bytes is not None and written != size_bytes:
             raise AssertionError(f"wrote {written} bytes of tensors where the plan says {size_bytes}")
         for name, content in (files or {}).items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from layerlens.models.headers import TensorHeader, tensor_bytes
-from layerlens.models.sentence_modules import tensors_behind
+from layerlens.models.sentence_modules import bytes_behind
 
 
 def folder_bytes(folder: Path, tensors: Mapping[str, TensorHeader]) -> int:
@@ -19,7 +19,7 @@ def folder_bytes(folder: Path, tensors: Mapping[str, TensorHeader]) -> int:
     Raises:
         CheckpointError: a file is damaged, or a tensor is of a type of unknown width.
     """
-    return tensor_bytes(tensors) + tensor_bytes(tensors_behind(folder))
+    return tensor_bytes(tensors) + bytes_behind(folder)
 
 
 def bits_per_weight(size_bytes: int, num_parameters: int) -> float:

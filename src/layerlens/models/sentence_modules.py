@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from layerlens.models.headers import TensorHeader, read_headers
+from layerlens.models.headers import TensorHeader, read_headers, tensor_bytes
 
 #: Where a sentence encoder names its parts: the transformer (path "") and what comes behind it.
 _MODULES_FILE = "modules.json"
@@ -36,3 +36,12 @@ def tensors_behind(folder: Path) -> dict[str, TensorHeader]:
         for file in sorted((folder / module).glob("*.safetensors"))
         for name, header in read_headers(file).items()
     }
+
+
+def bytes_behind(folder: Path) -> int:
+    """Bytes of these tensors.
+
+    Raises:
+        CheckpointError: a file is damaged, or a tensor is of a type of unknown width.
+    """
+    return tensor_bytes(tensors_behind(folder))

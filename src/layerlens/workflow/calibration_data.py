@@ -12,7 +12,7 @@ from typing import Any
 from layerlens.artifacts.compression import CompressionPlan
 from layerlens.config import DataConfig
 from layerlens.data.dataset import LoadedData
-from layerlens.data.partition import partition
+from layerlens.data.partition import Partition, partition
 from layerlens.data.source_name import is_same_source
 from layerlens.errors import ConfigError, DataError
 from layerlens.models.checkpoint import Checkpoint
@@ -72,12 +72,15 @@ class CalibrationData:
 
     def unseen(self, data: LoadedData) -> tuple[int, ...]:
         """Samples that neither calibration nor the race saw."""
-        return partition(len(data.examples), data.splits, seed=self.config.get("seed", 0), has_eval_data=False).test
+        return self._part(data).test
+
+    def _part(self, data: LoadedData) -> Partition:
+        """Who got which samples, were these the run's data."""
+        return partition(len(data.examples), data.splits, seed=self.config.get("seed", 0), has_eval_data=False)
 
     def _hash_in(self, data: str) -> str:
         """Hash of the samples that would calibrate, were the data read as the run read its own."""
         task = self._plan.task
         reading = {name: self.config[name] for name in _READING if name in self.config}
         loaded = open_data(self._original, data, DataConfig(task=task.kind, max_length=task.max_length, **reading))
-        part = partition(len(loaded.examples), loaded.splits, seed=self.config.get("seed", 0), has_eval_data=False)
-        return loaded.hash(part.train[: self.config["num_samples"]])
+        return loaded.hash(self._part(loaded).train[: self.config["num_samples"]])

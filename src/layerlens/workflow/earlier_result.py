@@ -21,10 +21,9 @@ from layerlens.compressing.folder_config import OLD_TYPE_KEY, QUANTIZATION_KEY, 
 from layerlens.compressing.open_folder import open_compressed
 from layerlens.data.source_name import is_same_source
 from layerlens.errors import ConfigError, LayerLensError
+from layerlens.evaluation.folder_size import folder_bytes
 from layerlens.models.checkpoint import CONFIG_FILE, INDEX_FILE, Checkpoint, is_compressed
-from layerlens.models.headers import tensor_bytes
 from layerlens.models.loaded_checks import few
-from layerlens.models.sentence_modules import tensors_behind
 from layerlens.reporting.compression.folder import EVALUATION_FILE
 from layerlens.workflow.curves_folder import MEASURING
 
@@ -120,7 +119,7 @@ def _weights(folder: Path, plan: CompressionPlan) -> set[str]:
     """Names of the weight files, where they hold the plan's bytes."""
     try:
         tensors = open_compressed(folder).tensors
-        if tensor_bytes(tensors) + tensor_bytes(tensors_behind(folder)) != plan.size_bytes:
+        if folder_bytes(folder, tensors) != plan.size_bytes:
             return set()
     except LayerLensError:
         return set()
