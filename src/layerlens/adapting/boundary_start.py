@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from layerlens.adapting.boundary_store import BoundaryShelf, BoundaryStore, open_store, size_bytes
 from layerlens.adapting.frozen_blocks import FrozenBlocks
+from layerlens.adapting.training_batch import training_batch
 from layerlens.config import TrainingConfig
 from layerlens.data.batches import example_length
 from layerlens.data.example import Batch, Example
@@ -203,7 +204,7 @@ class BoundaryStart:
         if self._has_counting_padding and all(len(example["input_ids"]) < wanted for example in examples):
             longest = next(sample for sample in self._first if example_length(self._examples[sample]) == wanted)
             examples.append(self._examples[longest])
-        batch = to_device(self._task.collate(examples), device)
+        batch = to_device(training_batch(self._task, examples), device)
         hidden = frozen.boundary(self._task.model_inputs(batch))
         for number, sample in enumerate(samples):
             if self._first[sample] == place:

@@ -29,6 +29,7 @@ from layerlens.adapting.lora import trainable_state
 from layerlens.adapting.optimizer import build_optimizer, build_schedule
 from layerlens.adapting.precision import training_device, uses_bf16
 from layerlens.adapting.training import diverged
+from layerlens.adapting.training_batch import training_batch
 from layerlens.artifacts.store import write_json
 from layerlens.config import TuneConfig
 from layerlens.data.example import Batch, Example
@@ -187,7 +188,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
     def _collate(self, samples: Sequence[int]) -> Batch:
-        return {**self.task.collate([self.examples[sample] for sample in samples]), NUMBERS: torch.tensor(samples)}
+        return {**training_batch(self.task, [self.examples[sample] for sample in samples]), NUMBERS: torch.tensor(samples)}
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.device.type == "cuda":

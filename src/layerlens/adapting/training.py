@@ -13,6 +13,7 @@ from layerlens.adapting.boundary_start import BoundaryStart
 from layerlens.adapting.boundary_store import BoundaryShelf
 from layerlens.adapting.optimizer import build_optimizer, build_schedule
 from layerlens.adapting.precision import autocast, kept_generators
+from layerlens.adapting.training_batch import training_batch
 from layerlens.config import TrainingConfig
 from layerlens.data.example import Example
 from layerlens.data.inference import as_float32, to_device
@@ -63,7 +64,7 @@ def train(
     with kept_generators(device), start:
         torch.manual_seed(seed)
         for step, indices in enumerate(batches):
-            batch = to_device(task.collate([examples[index] for index in indices]), device)
+            batch = to_device(training_batch(task, [examples[index] for index in indices]), device)
             with autocast(config.precision, device), start.step(indices, batch):
                 outputs = model(**task.model_inputs(batch))
             loss = task.per_sample_loss(as_float32(outputs), batch).mean()

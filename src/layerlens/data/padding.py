@@ -14,13 +14,19 @@ IGNORED_LABEL = -100
 """Positions with this label enter no loss; Hugging Face models use the same number."""
 
 
-def pad_lists(rows: Sequence[Sequence[int]], filler: int) -> Int[Tensor, "batch tokens"]:
-    """Pad lists of ints on the right to the longest."""
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows], dtype=torch.long)
+def pad_lists(rows: Sequence[Sequence[int]], filler: int, length: int) -> Int[Tensor, "batch tokens"]:
+    """Pad lists of ints on the right to `length`."""
+    return torch.tensor([[*row, *[filler] * (length - len(row))] for row in rows], dtype=torch.long)
 
 
-def pad_tokens(examples: Sequence[Example], pad_token_id: int) -> Batch:
-    """Stack `input_ids`, `attention_mask` and, where there are any, `token_type_ids`."""
+def pad_tokens(examples: Sequence[Example], pad_token_id: int, length: int) -> Batch:
+    """Stack `input_ids`, `attention_mask` and, where there are any, `token_type_ids`, each `[batch length]`."""
     fillers = {"input_ids": pad_token_id, "attention_mask": 0, "token_type_ids": 0}
-    return {name: pad_lists([row[name] for row in examples], filler) for name, filler in fillers.items() if name in examples[0]}
+    there = [name for name in fillers if name in examples[0]]
+    return {name: pad_lists([example[name] for example in examples], fillers[name], length) for name in there}
+
+
+def padded_length(examples: Sequence[Example], multiple_of: int = 1, at_most: int | None = None) -> int:
+    """Tokens of the longest example, rounded up to a multiple within `at_most`; not rounded where no such limit is known."""
+    longest = max(len(example["input_ids"]) for example in examples)
+    return max(longest, min(-(-longest // multiple_of) * multiple_of, at_most or 0))

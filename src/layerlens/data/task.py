@@ -31,8 +31,14 @@ class Task(ABC):
         self.info = info
 
     @abstractmethod
-    def collate(self, examples: Sequence[Example]) -> Batch:
-        """Stack examples into a batch, padded to the longest; exactly the keys the model's forward takes."""
+    def collate(self, examples: Sequence[Example], *, multiple_of: int = 1) -> Batch:
+        """Stack examples into a batch; exactly the keys the model's forward takes.
+
+        Args:
+            examples: Encoded samples.
+            multiple_of: Tokens are padded to the longest example, and on to a multiple of this within the task's `max_length`;
+                not where padding enters the loss (question answering), nor where all samples are as long (images).
+        """
 
     @abstractmethod
     def per_sample_loss(self, outputs: Any, batch: Batch) -> Float[Tensor, " batch"]:

@@ -109,7 +109,7 @@ class VectorTask(Task):
     def __init__(self) -> None:
         super().__init__(TaskInfo(kind=TaskKind.CLASSIFICATION, num_labels=2))
 
-    def collate(self, examples: Sequence[Example]) -> Batch:
+    def collate(self, examples: Sequence[Example], *, multiple_of: int = 1) -> Batch:
         longest = max(len(example["x"]) for example in examples)
         padded = torch.zeros(len(examples), longest, examples[0]["x"].shape[1])
         mask = torch.zeros(len(examples), longest)

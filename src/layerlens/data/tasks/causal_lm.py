@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.data import metrics
 from layerlens.data.example import Batch, Example
-from layerlens.data.padding import IGNORED_LABEL, pad_lists, pad_tokens
+from layerlens.data.padding import IGNORED_LABEL, pad_lists, pad_tokens, padded_length
 from layerlens.data.task import Task, draw_classes
 
 
@@ -30,10 +30,11 @@ class CausalLM(Task):
         super().__init__(info)
         self.pad_token_id = pad_token_id
 
-    def collate(self, examples: Sequence[Example]) -> Batch:
+    def collate(self, examples: Sequence[Example], *, multiple_of: int = 1) -> Batch:
         """Pad the tokens; `labels` is int64 `[batch tokens]`, -100 where nothing is predicted."""
-        labels = pad_lists([example["labels"] for example in examples], IGNORED_LABEL)
-        return {**pad_tokens(examples, self.pad_token_id), "labels": labels}
+        length = padded_length(examples, multiple_of, self.info.max_length)
+        labels = pad_lists([example["labels"] for example in examples], IGNORED_LABEL, length)
+        return {**pad_tokens(examples, self.pad_token_id, length), "labels": labels}
 
     def per_sample_loss(self, outputs: Any, batch: Batch) -> Float[Tensor, " batch"]:
         """Mean over each sample's predicted tokens (0 where there is none).

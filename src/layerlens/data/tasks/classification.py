@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.data import metrics
 from layerlens.data.example import Batch, Example
-from layerlens.data.padding import pad_tokens
+from layerlens.data.padding import pad_tokens, padded_length
 from layerlens.data.task import Task, draw_classes
 
 
@@ -55,7 +55,8 @@ class Classification(LabelledClasses):
         super().__init__(info)
         self.pad_token_id = pad_token_id
 
-    def collate(self, examples: Sequence[Example]) -> Batch:
+    def collate(self, examples: Sequence[Example], *, multiple_of: int = 1) -> Batch:
         """Pad the tokens; `labels` is int64 `[batch]`."""
+        length = padded_length(examples, multiple_of, self.info.max_length)
         labels = torch.tensor([example["labels"] for example in examples], dtype=torch.long)
-        return {**pad_tokens(examples, self.pad_token_id), "labels": labels}
+        return {**pad_tokens(examples, self.pad_token_id, length), "labels": labels}

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.data.example import Batch, Example
-from layerlens.data.padding import pad_tokens
+from layerlens.data.padding import pad_tokens, padded_length
 from layerlens.data.task import Task
 
 
@@ -31,9 +31,9 @@ class Embedding(Task):
         super().__init__(info)
         self.pad_token_id = pad_token_id
 
-    def collate(self, examples: Sequence[Example]) -> Batch:
+    def collate(self, examples: Sequence[Example], *, multiple_of: int = 1) -> Batch:
         """Pad the tokens."""
-        return pad_tokens(examples, self.pad_token_id)
+        return pad_tokens(examples, self.pad_token_id, padded_length(examples, multiple_of, self.info.max_length))
 
     def per_sample_loss(self, outputs: Any, batch: Batch) -> Float[Tensor, " batch"]:
         """Half the squared distance from the target; 0 without one, where the model's own embedding is what is right."""

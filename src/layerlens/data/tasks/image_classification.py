@@ -14,7 +14,7 @@ from layerlens.data.tasks.classification import LabelledClasses
 class ImageClassification(LabelledClasses):
     """Classification of one image."""
 
-    def collate(self, examples: Sequence[Example]) -> Batch:
+    def collate(self, examples: Sequence[Example], *, multiple_of: int = 1) -> Batch:
         """Stack `pixel_values` as float32 `[batch channels height width]`; `labels` is int64 `[batch]`."""
         return {
             "pixel_values": torch.from_numpy(np.stack([example["pixel_values"] for example in examples])),

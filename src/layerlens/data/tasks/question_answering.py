@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.data.example import Batch, Example
-from layerlens.data.padding import pad_tokens
+from layerlens.data.padding import pad_tokens, padded_length
 from layerlens.data.squad_score import answer_f1, exact_match
 from layerlens.data.task import Task, draw_classes
 
@@ -43,10 +43,10 @@ class QuestionAnswering(Task):
         super().__init__(info)
         self.pad_token_id = pad_token_id
 
-    def collate(self, examples: Sequence[Example]) -> Batch:
-        """Pad the tokens; `start_positions` and `end_positions` are int64 `[batch]`, both inside the answer."""
+    def collate(self, examples: Sequence[Example], *, multiple_of: int = 1) -> Batch:
+        """Pad to the longest; `start_positions` and `end_positions` are int64 `[batch]`, both inside the answer."""
         ends = {name: torch.tensor([example[name] for example in examples], dtype=torch.long) for name in self.label_keys}
-        return {**pad_tokens(examples, self.pad_token_id), **ends}
+        return {**pad_tokens(examples, self.pad_token_id, padded_length(examples)), **ends}
 
     def per_sample_loss(self, outputs: Any, batch: Batch) -> Float[Tensor, " batch"]:
         """Mean of the cross entropies of start and end over all tokens; the batch mean is the model's own loss."""

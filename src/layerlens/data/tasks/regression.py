@@ -13,7 +13,7 @@ from torch import Tensor
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.data import metrics
 from layerlens.data.example import Batch, Example
-from layerlens.data.padding import pad_tokens
+from layerlens.data.padding import pad_tokens, padded_length
 from layerlens.data.task import Task
 
 
@@ -26,10 +26,11 @@ class Regression(Task):
         super().__init__(info)
         self.pad_token_id = pad_token_id
 
-    def collate(self, examples: Sequence[Example]) -> Batch:
+    def collate(self, examples: Sequence[Example], *, multiple_of: int = 1) -> Batch:
         """Pad the tokens; `labels` is float32 `[batch]`."""
+        length = padded_length(examples, multiple_of, self.info.max_length)
         labels = torch.tensor([example["labels"] for example in examples], dtype=torch.float32)
-        return {**pad_tokens(examples, self.pad_token_id), "labels": labels}
+        return {**pad_tokens(examples, self.pad_token_id, length), "labels": labels}
 
     def per_sample_loss(self, outputs: Any, batch: Batch) -> Float[Tensor, " batch"]:
         """Half the squared error: minus the log-likelihood of a Gaussian of unit variance, up to a constant.
