@@ -64,6 +64,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     from layerlens.adapting.training import train
     from layerlens.artifacts.plan import load_plan
     from layerlens.config import Precision, TrainingConfig
+    from layerlens.streaming.process_memory import memory_told
     from layerlens.workflow.open import open_plan_model
 
     torch.set_num_threads(1)
@@ -77,7 +78,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
         **({} if is_kept else {"keep_at_most": 0}),
     )
     plan = load_plan(FOLDER / f"plan-{0 if is_full else row.partition('-')[0]}.json", is_strict=False)
-    before = resident_bytes()
+    before = memory_told("VmRSS") or 0
     opened = open_plan_model(plan, str(options.data), config)
     chosen = list(opened.part.train)
     random.Random(0).shuffle(chosen)
@@ -118,11 +119,6 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
         "above_bytes": peak.num_bytes - before,
         "load_average": os.getloadavg()[0],
     }
-
-
-def resident_bytes() -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
 
 def prepared(options: argparse.Namespace) -> dict[str, Any]:

@@ -51,6 +51,7 @@ from layerlens.models.quantised_base import plain_tensors
 from layerlens.models.roles import describe_layers
 from layerlens.models.streamed.tensor_reader import TensorReader
 from layerlens.streaming.memory_guard import MemoryGuard
+from layerlens.streaming.process_memory import memory_told
 from layerlens.words import Method, TaskKind
 
 COMPRESSED = "compressed"
@@ -190,8 +191,7 @@ def measured(base: str, folder: Path, options: argparse.Namespace) -> dict[str, 
 
 def resident_bytes() -> int:
     """What the process has in memory now."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    return memory_told("VmRSS") or 0
 
 
 def show(rows: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +10,11 @@ from pathlib import Path
 import torch
 
 from layerlens.models.devices import forget_peak, peak_device_bytes
+from layerlens.streaming import memory_guard
 from layerlens.streaming.memory_guard import MemoryGuard
+from layerlens.streaming.process_memory import memory_told
 
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET = Path("/proc/self/clear_refs")
 
 
 @dataclass
@@ -50,11 +51,5 @@ def _reset_high_water_mark() -> None:
 
 
 def _high_water_mark() -> int:
-    try:
-        lines = STATUS.read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    told = memory_told("VmHWM")
+    return memory_guard.peak_memory() if told is None else told

@@ -16,10 +16,13 @@ from layerlens.artifacts.formats import Scheme
 from layerlens.artifacts.plan import Budget, Chosen, Solver
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.artifacts.store import read_json, write_json
+from layerlens.config import path_beside
 from layerlens.errors import ManifestError
-from layerlens.words import SCHEMA_VERSION, BudgetName, Frozen, Role
+from layerlens.words import SCHEMA_VERSION, BudgetName, Frozen, Role, TaskKind
 
 CURVES_FILE, PLAN_FILE, FACTORS_FOLDER = "curves.json", "plan.json", "factors"
+#: What the name of the curves' folder has behind that of the compressed one.
+CURVES_SUFFIX = ".curves"
 
 
 class Rounding(StrEnum):
@@ -102,6 +105,12 @@ class Curves(Frozen):
     seed: int = 0
     config: dict[str, Any] = {}
 
+    @property
+    def compares_embeddings(self) -> bool:
+        """Whether losses are how far embeddings are apart, for want of a head, and no divergence of predictions."""
+        told = self.data.get("compared")
+        return self.task.kind is TaskKind.EMBEDDING if told is None else told == "embedding"
+
 
 class PlanMatrix(Frozen):
     """What one matrix gets, at what cost, and why."""
@@ -147,6 +156,11 @@ class CompressionPlan(Frozen):
     measured: list[Measured] = Field(default=[], description="candidates and baselines on held-out text, best first")
     layers: list[PlanMatrix]
     metadata: dict[str, Any] = {}
+
+
+def curves_beside(folder: Path) -> Path:
+    """Where the curves of a compressed folder lie: beside the folder itself, also where a link leads to it."""
+    return path_beside(folder.resolve(), CURVES_SUFFIX)
 
 
 def save_curves(folder: Path, curves: Curves) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from layerlens.artifacts.compression import CompressionPlan, Curves, Measured, PlanMatrix
+from layerlens.artifacts.compression import CompressionPlan, Curves, MatrixCurve, Measured, PlanMatrix
 from layerlens.artifacts.plan import Budget, Chosen, Solver
 from layerlens.artifacts.versions import installed_versions
 from layerlens.budget.compression_candidates import OPTIMUM, Runner, barred, baselines, other_readings
@@ -217,5 +217,20 @@ def _too_small(menu: Menu, asked: int) -> str:
     else:
         got = f"bits_per_weight: {config.bits_per_weight:g} ({asked:,} bytes) is"
     return (
-        f"{got} below the smallest possible, {smallest_told(menu)}; allow more, or smaller widths and other formats, or keep less"
+        f"{got} below the smallest possible, {smallest_told(menu)}{_idle_told(menu.curves)}; allow more, or smaller widths and "
+        "other formats, or keep less"
     )
+
+
+def _idle_told(curves: Curves) -> str:
+    """Layers of blocks that shapes promised narrower forms for, before it was measured that no sample's loss depends on them."""
+    is_measured = any(option.predicted_loss for matrix in curves.matrices for option in matrix.options)
+    idle = [matrix.layer for matrix in curves.matrices if matrix.block is not None and _is_idle(matrix)]
+    if not (is_measured and idle):
+        return ""
+    more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
+    return f", since {idle[0]}{more}, which no calibration sample's loss depends on, may take the widest codes alone"
+
+
+def _is_idle(matrix: MatrixCurve) -> bool:
+    return not any(option.predicted_loss for option in matrix.options)

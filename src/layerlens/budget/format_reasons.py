@@ -20,8 +20,9 @@ def reasons(menu: Menu, selection: Selection, limit_bytes: int | None, spending:
     """
     left = None if limit_bytes is None else limit_bytes - menu.size_of(selection)
     found = {}
+    unit = "(1 − cosine)" if menu.curves.compares_embeddings else "nats"
     for group, offer in zip(menu.groups, selection, strict=True):
-        sentence = _reason(group, offer, left, spending)
+        sentence = _reason(group, offer, left, spending, unit)
         for place in group.members:
             kept_by = menu.allowed[place].kept_by
             shared = _shared(menu, group, place)
@@ -29,11 +30,11 @@ def reasons(menu: Menu, selection: Selection, limit_bytes: int | None, spending:
     return [found[place] for place in range(len(menu.curves.matrices))]
 
 
-def _reason(group: MatrixGroup, offer: Offer, left: int | None, spending: str) -> str:
+def _reason(group: MatrixGroup, offer: Offer, left: int | None, spending: str, unit: str) -> str:
     steps = staircase(group.offers)
     cheaper = next((step for step in reversed(steps) if step.size_bytes < offer.size_bytes), None)
     dearer = next((step for step in steps if step.size_bytes > offer.size_bytes and step.loss < offer.loss), None)
-    text = f"predicted to cost {offer.loss:.3g} nats"
+    text = f"predicted to cost {offer.loss:.3g} {unit}"
     if cheaper is None:
         text += "; nothing smaller is on offer"
     else:

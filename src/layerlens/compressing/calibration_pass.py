@@ -89,7 +89,7 @@ class CalibrationPass(StreamedSteps):
                     drawn = task.sample_labels(output, part.values, generator)
                     terms = num_predictions(kind, part.values)
                     losses = task.per_sample_loss(output, drawn) * terms
-                    self._check_losses(losses, batch.samples[part.samples])
+                    self._check_losses(losses.detach(), batch.samples[part.samples], part, hidden)
                     losses.sum().backward()
                 found.num_predictions += float(terms.sum())
                 found.take(output, part, tokens)
@@ -186,13 +186,13 @@ class CalibrationPass(StreamedSteps):
             raise UnsupportedModelError("the first block does not read the word embedding; such a model cannot be compressed")
         return entered[0]
 
-    def _check_losses(self, losses: Tensor, samples: Sequence[int]) -> None:
-        bad = (~torch.isfinite(losses.detach())).nonzero()
+    def _check_losses(self, losses: Tensor, samples: Sequence[int], part: Part, hidden: Tensor) -> None:
+        bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             sample = self._calibration.positions[samples[int(bad[0])]]
             raise NotFiniteError(
-                f"the loss of sample {sample} is {float(losses[int(bad[0])])}: it arises after the last block, in the head or "
-                "the loss; check its text and the head's weights"
+                f"the loss of sample {sample} is {float(losses[int(bad[0])])}, arising after the last block, "
+                f"{self._origin_after_blocks(part, hidden)}; check its text, and the weights there"
             )
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from layerlens.compressing.loaded_names import loaded_names
 from layerlens.compressing.tensor_files import NAMES
-from layerlens.errors import CheckpointError
+from layerlens.errors import CheckpointError, UnsupportedModelError
 from layerlens.models.headers import TensorHeader, read_headers
 from layerlens.models.streamed.tensor_reader import TensorReader
 from layerlens.nn.half_modules import HalfModule
@@ -39,8 +39,14 @@ def check_folder(model: PreTrainedModel, headers: Mapping[str, TensorHeader]) ->
 
     Raises:
         CheckpointError: some are not there, or of another shape or type: they would be random numbers.
+        UnsupportedModelError: nothing of the folder belongs to the model.
     """
     needed = _stored(model)
+    if not needed and not loaded_names(model, headers, model.state_dict()):
+        raise UnsupportedModelError(
+            f"none of the folder's tensors ({', '.join(list(headers)[:3])}, …) belongs to a {type(model).__name__}; load it as "
+            "the architecture that its config.json names"
+        )
     held = {(place, headers[name].shape, headers[name].dtype) for name, place in loaded_names(model, headers, needed).items()}
     _refuse([name for name, (shape, dtype) in needed.items() if (name, shape, NAMES[dtype]) not in held])
 

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layerlens.errors import CheckpointError
-from layerlens.models.headers import ELEMENT_BYTES, TensorHeader, tensor_bytes
+from layerlens.models.headers import ELEMENT_BYTES, TensorHeader, num_floats, tensor_bytes
 from layerlens.models.sentence_modules import tensors_behind
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.replacement import is_table
@@ -168,12 +168,11 @@ def checkpoint_size(model: StreamedModel, matrices: list[Matrix]) -> CheckpointS
     """
     tensors = {**model.checkpoint.tensors, **tensors_behind(model.checkpoint.folder)}
     left_out = {copy for matrix in matrices for copy in matrix.copies} | unused_tensors(model)
-    is_number = {name: header.dtype.startswith(("F", "BF")) for name, header in tensors.items()}
+    used = {name: header for name, header in tensors.items() if name not in left_out}
     return CheckpointSize(
-        num_parameters=sum(prod(tensors[name].shape) for name in tensors if is_number[name] and name not in left_out),
+        num_parameters=num_floats(used),
         size_bytes=tensor_bytes(tensors),
-        other_bytes=tensor_bytes({name: header for name, header in tensors.items() if name not in left_out})
-        - sum(matrix.num_bytes for matrix in matrices),
+        other_bytes=tensor_bytes(used) - sum(matrix.num_bytes for matrix in matrices),
     )
 
 

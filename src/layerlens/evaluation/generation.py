@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +22,7 @@ from layerlens.evaluation.perplexity import device_of, to_device_of
 from layerlens.models.foreign import quiet
 from layerlens.models.frozen import frozen
 from layerlens.streaming.memory_guard import MemoryGuard
+from layerlens.streaming.process_memory import memory_told
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -139,12 +139,7 @@ def weight_bytes(model: nn.Module) -> int:
 
 def resident_bytes() -> tuple[int, int]:
     """Resident set of this process now, and the pages of mapped files in it; 0 where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0, 0
-    told = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "RssFile"))}
-    return int(told.get("VmRSS", 0)) * 1024, int(told.get("RssFile", 0)) * 1024
+    return memory_told("VmRSS") or 0, memory_told("RssFile") or 0
 
 
 def _settled_resident_bytes() -> tuple[int, int]:

@@ -89,6 +89,11 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
     return headers
 
 
+def num_floats(tensors: Mapping[str, TensorHeader]) -> int:
+    """Floating-point numbers of some tensors: a model's parameters, without counters and masks."""
+    return sum(prod(header.shape) for header in tensors.values() if header.dtype.startswith(("F", "BF")))
+
+
 def _parse(path: Path, text: bytes) -> tuple[dict[str, TensorHeader], int]:
     """Return the headers and the length of the data that they describe."""
     try:

@@ -14,6 +14,9 @@ from layerlens.reporting.section import Section
 from layerlens.reporting.summary import Tile
 from layerlens.reporting.verdict import Statement
 
+#: Name of the page in the folder that it is about, unless another one is given.
+PAGE_FILE = "report.html"
+
 
 def render_page(
     *,

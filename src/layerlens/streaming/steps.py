@@ -92,6 +92,12 @@ class StreamedSteps:
     def _hidden(self, part: Part, take: Take, source: int | None) -> Tensor:
         return self._samples.entry(part).hidden.clone() if source is None else take(source)
 
+    def _origin_after_blocks(self, part: Part, hidden: Tensor) -> str:
+        """Where a loss arises that is not finite, of a part for which the last block gave a finite hidden state."""
+        finish = self._model.skeleton.finish
+        origin = first_not_finite_layer(self._model.model, lambda: finish(part.inputs, hidden))
+        return f"first at {origin}" if origin else "in the loss itself"
+
     def _not_finite(self, block: int, hidden: Tensor, part: Part) -> str:
         """Say where a value that is not finite arises, and that nothing is wrong before it."""
         if bool(torch.isfinite(self._samples.entry(part).hidden).all()):

@@ -20,6 +20,8 @@ from layerlens.workflow.open import open_data
 
 #: What the run says of how its data were read.
 _READING = ("text_columns", "label_column", "split", "seed")
+#: What an evaluation may ask to be read otherwise.
+_ASKED = ("task", "text_columns", "label_column", "split", "max_length")
 
 
 class CalibrationData:
@@ -38,6 +40,8 @@ class CalibrationData:
         self.config: dict[str, Any] = run.get("config", {})
         self._hash: str | None = plan.metadata.get("data", {}).get("hash") if "num_samples" in self.config else None
         self._folder, self._plan, self._original = folder, plan, original
+        #: The calibration's data, once `is_same` has read them.
+        self._loaded: LoadedData | None = None
 
     def is_named(self, data: str) -> bool:
         """Whether a name is that of the data, by whatever path."""
@@ -54,12 +58,15 @@ class CalibrationData:
         if self._hash is None:
             return is_named
         try:
-            has_samples = self._hash_in(data) == self._hash
+            loaded = self._read(data)
+            has_samples = self._hash_of(loaded) == self._hash
         except DataError:
             if is_named:
                 raise
             return False
-        if is_named and not has_samples:
+        if has_samples:
+            self._loaded = loaded
+        elif is_named:
             raise ConfigError(
                 f"{data} has changed since {self._folder} was compressed on it, so which of its samples calibration saw is not "
                 "known; give it as it was, or other data"
@@ -70,6 +77,13 @@ class CalibrationData:
         """Whether a text is the calibration's, be it changed since."""
         return self.is_named(data) or self.is_same(data)
 
+    def as_asked(self, config: DataConfig) -> LoadedData | None:
+        """The data that `is_same` has read, where a config asks for no other reading; None where they must be read anew."""
+        read = {**self.config, "task": self._plan.task.kind, "max_length": self._plan.task.max_length}
+        asked = {name: getattr(config, name) for name in _ASKED}
+        is_other = any(value is not None and value != read.get(name) for name, value in asked.items())
+        return None if is_other else self._loaded
+
     def unseen(self, data: LoadedData) -> tuple[int, ...]:
         """Samples that neither calibration nor the race saw."""
         return self._part(data).test
@@ -78,9 +92,11 @@ class CalibrationData:
         """Who got which samples, were these the run's data."""
         return partition(len(data.examples), data.splits, seed=self.config.get("seed", 0), has_eval_data=False)
 
-    def _hash_in(self, data: str) -> str:
-        """Hash of the samples that would calibrate, were the data read as the run read its own."""
-        task = self._plan.task
+    def _read(self, data: str) -> LoadedData:
+        """The data, read as the run read its own."""
         reading = {name: self.config[name] for name in _READING if name in self.config}
-        loaded = open_data(self._original, data, DataConfig(task=task.kind, max_length=task.max_length, **reading))
-        return loaded.hash(self._part(loaded).train[: self.config["num_samples"]])
+        return open_data(self._original, data, DataConfig(**reading), self._plan.task)
+
+    def _hash_of(self, data: LoadedData) -> str:
+        """Hash of the samples that would calibrate, were these the run's data."""
+        return data.hash(self._part(data).train[: self.config["num_samples"]])

@@ -38,30 +38,23 @@ _USED_BY = {
 
 
 @dataclass(frozen=True)
-class ComparedData:
-    """Samples of the data.
+class ComparedText:
+    """Samples of the data, or of the second text.
 
     Attributes:
-        loaded: The data.
-        examples: Samples that nothing has seen where the data are the calibration's.
+        name: What they are told as.
+        loaded: The data, whose task makes batches of the samples.
+        examples: The samples; of data that are the calibration's those that nothing has seen; of a language model's second text
+            none.
         is_calibration: Whether they are.
-        windows: The samples of a language model, one after the other; none for other tasks.
+        windows: What a language model is compared on, one after the other; none for other tasks.
     """
 
-    loaded: LoadedData
-    examples: list[Example]
-    is_calibration: bool
-    windows: TokenWindows | None = None
-
-
-@dataclass(frozen=True)
-class SecondText:
-    """The second text, in windows for a language model, in paragraphs for embeddings."""
-
     name: str
+    loaded: LoadedData
+    examples: Sequence[Example]
     is_calibration: bool
     windows: TokenWindows | None = None
-    paragraphs: Sequence[Example] = ()
 
 
 class ComparedTexts:
@@ -92,7 +85,7 @@ class ComparedTexts:
         if config.second_text is not None and not Path(config.second_text).expanduser().is_file():
             raise ConfigError(f"--second-text {config.second_text} is no file; give a text file")
 
-    def of_data(self, data: str) -> ComparedData:
+    def of_data(self, data: str) -> ComparedText:
         """Samples of the data: of the calibration's those that nothing has seen, of others with splits those of the test.
 
         Raises:
@@ -101,28 +94,21 @@ class ComparedTexts:
         """
         config, is_text = self._config, self._kind is TaskKind.CAUSAL_LM
         is_same = self._calibration.is_same(data)
-        update = {"split": config.split or (self._calibration.config.get("split") if is_same else None)}
-        if is_text and not is_same:
-            if config.max_length is not None:
-                raise ConfigError(
-                    f"--max-length {config.max_length}: text that did not calibrate the model is cut by --window; give that"
-                )
-            update["max_length"] = self._window
-        loaded = open_data(self._original, data, config.model_copy(update=update), self._plan.task)
+        loaded = self._opened(data, is_same=is_same)
         if is_same:
             check_windows(self._plan.task, loaded, config.max_length)
         chosen = self._chosen(loaded, is_same=is_same)
         limit = config.max_eval_samples
         if not is_text:
             drawn = chosen if limit is None else sorted(choose(chosen, limit, seed=EVAL_SEED))
-            return ComparedData(loaded, loaded.take(drawn), is_same)
+            return ComparedText(loaded.id, loaded, loaded.take(drawn), is_same)
         length = loaded.task.info.max_length or self._window
         chosen = chosen[: max(1, config.max_tokens // length)][:limit]
         examples = loaded.take(chosen)
         stride = self._stride_of(data, chosen, length, is_same=is_same)
-        return ComparedData(loaded, examples, is_same, _in_windows(examples, stride))
+        return ComparedText(loaded.id, loaded, examples, is_same, _in_windows(examples, stride))
 
-    def second(self, first: ComparedData) -> SecondText | None:
+    def second(self, first: ComparedText) -> ComparedText | None:
         """The second text; none for tasks whose samples are no text alone.
 
         Raises:
@@ -130,15 +116,30 @@ class ComparedTexts:
         """
         if self._kind not in _USED_BY["second_text"]:
             return None
-        name, text, is_calibration = self._second_text(first.loaded.id)
+        name, text, is_calibration = self._second_text(first.name)
         tokenizer = load_processor(self._original, self._kind)
         limit = self._config.max_tokens
         if self._kind is TaskKind.EMBEDDING:
             length = first.loaded.task.info.max_length or self._window
-            return SecondText(name, is_calibration, paragraphs=_paragraphs(tokenizer, text, length, limit))
+            return ComparedText(name, first.loaded, _paragraphs(tokenizer, text, length, limit), is_calibration)
         stride = None if self._config.stride is None else min(self._config.stride, self._window)
         windows = cut_text(tokenizer, text, window=self._window, stride=stride)
-        return SecondText(name, is_calibration, TokenWindows(windows.tokens[:limit], windows.window, windows.stride, windows.bos))
+        whole = TokenWindows(windows.tokens[:limit], windows.window, windows.stride, windows.bos)
+        return ComparedText(name, first.loaded, (), is_calibration, whole)
+
+    def _opened(self, data: str, *, is_same: bool) -> LoadedData:
+        """The data, read as calibration read them where they are its own and nothing else is asked for."""
+        config = self._config
+        if is_same and (loaded := self._calibration.as_asked(config)) is not None:
+            return loaded
+        update = {"split": config.split or (self._calibration.config.get("split") if is_same else None)}
+        if self._kind is TaskKind.CAUSAL_LM and not is_same:
+            if config.max_length is not None:
+                raise ConfigError(
+                    f"--max-length {config.max_length}: text that did not calibrate the model is cut by --window; give that"
+                )
+            update["max_length"] = self._window
+        return open_data(self._original, data, config.model_copy(update=update), self._plan.task)
 
     def _second_text(self, first: str) -> tuple[str, str, bool]:
         asked = self._config.second_text

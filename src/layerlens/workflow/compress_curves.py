@@ -90,7 +90,9 @@ def curves_and_samples(
         return held_out
     folder.work.mkdir(parents=True, exist_ok=True)
     curves = anchored(curves, held_out.probes(_probed(held_out, config)))
-    measured_on = {"held_out_samples": len(chosen), "held_out_hash": data.hash(chosen)}
+    measured_on: dict[str, Any] = {"held_out_samples": len(chosen), "held_out_hash": data.hash(chosen)}
+    if model.new_parameters:
+        measured_on["compared"] = "embedding"
     curves = curves.model_copy(update={"data": {**curves.data, **measured_on}})
     folder.save(curves)
     folder.finish()

@@ -14,12 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from layerlens.artifacts.compression import CURVES_FILE, FACTORS_FOLDER, Curves, load_curves, save_curves
+from layerlens.artifacts.compression import CURVES_FILE, CURVES_SUFFIX, FACTORS_FOLDER, Curves, load_curves, save_curves
 from layerlens.artifacts.store import claim_folder, release_folder, working_alone
 from layerlens.compressing.option_grid import OptionGrid
 from layerlens.config import CompressConfig, path_beside
-from layerlens.errors import CheckpointError, DataError, LayerLensError, NotFiniteError, UnsupportedModelError
+from layerlens.errors import CheckpointError, ConfigError, DataError, LayerLensError, NotFiniteError, UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint
+from layerlens.models.headers import num_floats, tensor_bytes
+from layerlens.models.sentence_modules import tensors_behind
 from layerlens.streaming.journal import JOURNAL_FILE
 
 #: Hidden states and journals of a run that is not done, and the jobs of its processes.
@@ -45,7 +47,7 @@ class CurvesFolder:
     """
 
     def __init__(self, out: Path, checkpoint: Checkpoint, data: str, config: CompressConfig, grid: OptionGrid) -> None:
-        self.path = path_beside(out, ".curves")
+        self.path = path_beside(out, CURVES_SUFFIX)
         self.work = self.path / WORK_FOLDER
         #: Whether calibration is over, so that what fails now is no fault of the model or its data.
         self.is_calibrated = False
@@ -57,14 +59,32 @@ class CurvesFolder:
         """Curves of an earlier run with the same model, data and measuring; None where there are none.
 
         Raises:
-            ConfigError: the folder is another run's.
+            ConfigError: the folder is another run's, or a sentence encoder's later modules are not those that it counted.
             ManifestError: the curves are damaged.
         """
         if not (self.path / CURVES_FILE).exists():
             return None
         self.claim()
         self._was_kept = True
-        return load_curves(self.path)
+        return self._counted(load_curves(self.path))
+
+    def _counted(self, curves: Curves) -> Curves:
+        """Curves with the bytes of a sentence encoder's later modules, which versions before they were counted left out."""
+        model, behind = curves.model, tensors_behind(self._checkpoint.folder)
+        more = tensor_bytes(self._checkpoint.tensors) + tensor_bytes(behind) - model.size_bytes
+        if not more:
+            return curves
+        if more != tensor_bytes(behind):
+            raise ConfigError(
+                f"the modules behind the transformer of {self._checkpoint.id} have changed since {self.path} was measured; "
+                "remove that folder or choose another one"
+            )
+        counted = {
+            "num_parameters": model.num_parameters + num_floats(behind),
+            "size_bytes": model.size_bytes + more,
+            "other_bytes": model.other_bytes + more,
+        }
+        return curves.model_copy(update={"model": model.model_copy(update=counted)})
 
     def claim(self) -> None:
         """Make the folder this run's own.

@@ -25,9 +25,9 @@ from layerlens.evaluation.folder_size import folder_bytes
 from layerlens.models.checkpoint import CONFIG_FILE, INDEX_FILE, Checkpoint, is_compressed
 from layerlens.models.loaded_checks import few
 from layerlens.reporting.compression.folder import EVALUATION_FILE
+from layerlens.reporting.page import PAGE_FILE
 from layerlens.workflow.curves_folder import MEASURING
 
-REPORT_FILE = "report.html"
 #: A page says who made it near its top.
 _TITLE, _TITLE_WITHIN = "<title>LayerLens · ", 4096
 #: Keys of a config that writing sets; it unties a table and a head that differ.
@@ -95,7 +95,7 @@ def check_replaceable(folder: Path, plan: CompressionPlan, source: Checkpoint) -
 
 def made_of(folder: Path) -> list[str]:
     """Names of what other commands made of a compressed folder and left in it, as a rule."""
-    return [name for name in (EVALUATION_FILE, REPORT_FILE) if (folder / name).exists()]
+    return [name for name in (EVALUATION_FILE, PAGE_FILE) if (folder / name).exists()]
 
 
 def _may_go(path: Path, folder: Path, source: Checkpoint, ours: set[str]) -> bool:
@@ -109,7 +109,7 @@ def _may_go(path: Path, folder: Path, source: Checkpoint, ours: set[str]) -> boo
         return _is_config(path, source)
     if name == EVALUATION_FILE:
         return _is_evaluation(path)
-    if name == REPORT_FILE:
+    if name == PAGE_FILE:
         with path.open(encoding="utf-8", errors="replace") as page:
             return _TITLE in page.read(_TITLE_WITHIN)
     return name in ours or (original.is_file() and filecmp.cmp(path, original, shallow=False))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from layerlens.artifacts.compression import CURVES_FILE, CompressionPlan, load_curves
+from layerlens.artifacts.compression import CURVES_FILE, CompressionPlan, curves_beside, load_curves
 from layerlens.artifacts.compression_checks import load_checked_plan
 from layerlens.artifacts.compression_evaluation import (
     ByteChange,
@@ -26,7 +26,7 @@ from layerlens.artifacts.compression_evaluation import (
 from layerlens.artifacts.store import write_json
 from layerlens.artifacts.versions import installed_versions
 from layerlens.compressing.open_folder import open_compressed
-from layerlens.config import EvaluateConfig, output_path, path_beside
+from layerlens.config import EvaluateConfig, output_path
 from layerlens.data.dataset import LoadedData
 from layerlens.data.example import Batch, Example
 from layerlens.errors import CheckpointError
@@ -44,11 +44,12 @@ from layerlens.evaluation.layer_quality import layer_bytes, layer_quality
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
 from layerlens.models.foreign import one_line, quiet
 from layerlens.models.load import AUTO_CLASSES, load_processor
+from layerlens.models.loaded_checks import few
 from layerlens.models.streamed.load import load_streamed_model
 from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
 from layerlens.words import TaskKind
-from layerlens.workflow.compared_texts import ComparedData, ComparedTexts, SecondText
+from layerlens.workflow.compared_texts import ComparedText, ComparedTexts
 from layerlens.workflow.machine import machine_kind
 
 #: Samples whose activations the layers are compared on, prompts that both models go on with, and tokens of a prompt.
@@ -104,7 +105,7 @@ class _Comparison:
             self.notes.append(
                 f"{original.id} is not the very checkpoint that {folder} was made from, so what the two differ in counts as lost"
             )
-        #: Parameters that the original lacks. They are drawn at random, for each model anew, and say nothing.
+        #: Parameters that the original, which is loaded first, lacks. They are drawn at random, for each model anew.
         self.drawn: set[str] = set()
 
     def run(self, model: str, command: str) -> CompressionEvaluation:
@@ -117,9 +118,7 @@ class _Comparison:
         has_head = self._has_head()
         # In float32, so that what rounding of the arithmetic adds is not taken for a loss.
         before, after = (self._loaded(folder, torch.float32) for folder in (self.original.folder, self.folder))
-        texts = [self._compared(before, after, first, has_head=has_head)]
-        if second is not None:
-            texts.append(self._second(before, after, first.loaded, second))
+        texts = [self._compared(before, after, text, has_head=has_head) for text in (first, second) if text is not None]
         batches = list(self._inputs(first.loaded, first.examples[:_QUALITY_SAMPLES]))
         layers = layer_quality(before, after, batches, progress=self.progress)
         del before, after
@@ -170,29 +169,28 @@ class _Comparison:
                 )
         except Exception as error:
             raise CheckpointError(f"cannot load {folder} ({one_line(error)}); copy it again, or compress again") from error
-        self.drawn.update(report["missing_keys"])
+        missing = set(report["missing_keys"])
+        if folder == self.folder and (lost := sorted(missing - self.drawn)):
+            raise CheckpointError(
+                f"{folder} lacks {few(lost)}, which {self.original.id} has: they would be random numbers; copy it again, or "
+                "compress again"
+            )
+        self.drawn |= missing
         if getattr(model.config, "pad_token_id", 0) is None and self.kind is not TaskKind.IMAGE_CLASSIFICATION:
             model.config.pad_token_id = load_processor(self.original, self.kind).pad_token_id
         loaded: nn.Module = model.eval()
         return loaded
 
-    def _compared(self, before: nn.Module, after: nn.Module, first: ComparedData, *, has_head: bool) -> TextQuality:
-        name, is_calibration, progress = first.loaded.id, first.is_calibration, self.progress
-        if first.windows is not None:
-            return compare_on_text(before, after, first.windows, name=name, is_calibration=is_calibration, progress=progress)
-        if self.kind is TaskKind.EMBEDDING or not has_head:
-            inputs = self._inputs(first.loaded, first.examples)
-            return compare_embeddings(before, after, inputs, name=name, is_calibration=is_calibration, progress=progress)
-        return compare_on_samples(
-            before, after, first.loaded.task, first.examples, name=name, is_calibration=is_calibration, progress=progress
-        )
-
-    def _second(self, before: nn.Module, after: nn.Module, loaded: LoadedData, text: SecondText) -> TextQuality:
+    def _compared(self, before: nn.Module, after: nn.Module, text: ComparedText, *, has_head: bool) -> TextQuality:
         name, is_calibration, progress = text.name, text.is_calibration, self.progress
         if text.windows is not None:
             return compare_on_text(before, after, text.windows, name=name, is_calibration=is_calibration, progress=progress)
-        inputs = self._inputs(loaded, text.paragraphs)
-        return compare_embeddings(before, after, inputs, name=name, is_calibration=is_calibration, progress=progress)
+        if self.kind is TaskKind.EMBEDDING or not has_head:
+            inputs = self._inputs(text.loaded, text.examples)
+            return compare_embeddings(before, after, inputs, name=name, is_calibration=is_calibration, progress=progress)
+        return compare_on_samples(
+            before, after, text.loaded.task, text.examples, name=name, is_calibration=is_calibration, progress=progress
+        )
 
     def _inputs(self, loaded: LoadedData, examples: Sequence[Example]) -> Iterator[Batch]:
         """What the models take of samples, batch by batch."""
@@ -200,7 +198,7 @@ class _Comparison:
         for start in range(0, len(examples), size):
             yield loaded.task.model_inputs(loaded.task.collate(examples[start : start + size]))
 
-    def _running(self, first: ComparedData) -> tuple[list[Generated], Speed | None, MemoryChange, dict[str, ByteChange]]:
+    def _running(self, first: ComparedText) -> tuple[list[Generated], Speed | None, MemoryChange, dict[str, ByteChange]]:
         """In the checkpoint's own type, as one would run it."""
         is_text, examples = self.kind is TaskKind.CAUSAL_LM, first.examples
         if is_text:
@@ -237,7 +235,7 @@ class _Comparison:
         together = self.plan.metadata.get("error_after_blocks")
         if not together:
             return None
-        folder = path_beside(self.folder, ".curves")
+        folder = curves_beside(self.folder)
         alone = {}
         if (folder / CURVES_FILE).exists() and (curves := load_curves(folder)).model.hash == self.plan.model.hash:
             alone = {matrix.layer: matrix.probe.error_after_blocks for matrix in curves.matrices if matrix.probe is not None}

@@ -7,6 +7,7 @@ from pathlib import Path
 from layerlens.artifacts.store import write_bytes
 from layerlens.config import output_path
 from layerlens.progress import SILENT, Progress
+from layerlens.reporting.page import PAGE_FILE
 from layerlens.reporting.run import build_report
 
 
@@ -31,6 +32,6 @@ def report(
     Raises:
         ManifestError: nothing to report is there, or a file is damaged.
     """
-    path = output_path(out) if out else Path(folder) / "report.html"
+    path = output_path(out) if out else Path(folder) / PAGE_FILE
     write_bytes(path, build_report(Path(folder)).encode())
     return path

@@ -106,6 +106,21 @@ def test_the_smallest_size_is_possible_and_a_byte_less_is_refused_by_name() -> N
         planned(bits_per_weight=0.5)
 
 
+def test_a_layer_that_no_loss_depends_on_is_named_where_it_raises_the_smallest_size() -> None:
+    """Before it is measured, shapes promise it every width."""
+    promised = smallest()
+    place = next(place for place, matrix in enumerate(CURVES.matrices) if matrix.block is not None)
+    matrices = list(CURVES.matrices)
+    widest = [option for option in matrices[place].options if option.scheme.name in ("keep", "half", "int8")]
+    lossless = [option.model_copy(update={"predicted_loss": 0.0}) for option in widest]
+    matrices[place] = matrices[place].model_copy(update={"options": lossless})
+    with pytest.raises(InfeasibleBudgetError, match=rf"since {matrices[place].layer}, which no calibration sample's loss"):
+        planned(CURVES.model_copy(update={"matrices": matrices}), size=promised)
+    with pytest.raises(InfeasibleBudgetError) as caught:
+        planned(size=promised - 1)
+    assert "no calibration sample" not in str(caught.value)
+
+
 def test_the_smallest_bits_per_weight_that_are_told_are_possible() -> None:
     model = CURVES.model.model_copy(update={"other_bytes": CURVES.model.other_bytes + -smallest() % 3})
     curves = CURVES.model_copy(update={"model": model})

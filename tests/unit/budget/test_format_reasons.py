@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import Any
+
+import pytest
 
 from layerlens.artifacts.formats import integer
+from layerlens.artifacts.profile import TaskInfo
 from layerlens.budget.format_menu import Menu, menu_of
 from layerlens.budget.format_optimum import optimal_formats, staircase
 from layerlens.budget.format_reasons import BY_LOSS, BY_RANK, BY_RULE, reasons
 from layerlens.config import CompressConfig
+from layerlens.words import TaskKind
 from tests.unit.budget.small_curves import small
 
 CURVES = small(4)
@@ -77,3 +82,16 @@ def test_matrices_of_a_group_are_told_together() -> None:
     )
     assert by_layer["model.layers.1.mlp.up_proj"].endswith("(together with model.layers.1.mlp.gate_proj)")
     assert "together" not in by_layer["model.layers.1.mlp.down_proj"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"task": TaskInfo(kind=TaskKind.EMBEDDING)}, {"data": {"compared": "embedding"}}],
+    ids=["embeddings asked for", "a head that is new"],
+)
+def test_what_embeddings_lose_is_no_nats(changes: dict[str, Any]) -> None:
+    made = menu_of(CURVES.model_copy(update=changes), CompressConfig(bits_per_weight=4))
+    cheapest = tuple(group.offers[0] for group in made.groups)
+    for why in reasons(made, cheapest, 10**9, BY_LOSS):
+        assert re.match(r"predicted to cost [0-9.e-]+ \(1 − cosine\)", why)
+        assert "nats" not in why

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from layerlens.compressing import matrices as matrices_file
 from layerlens.compressing.matrices import Matrix
 from layerlens.compressing.pricing import Pricer
 from layerlens.compressing.sensitivity import Sensitivity
+from layerlens.errors import NotFiniteError
+from layerlens.models.checkpoint import open_checkpoint
 from layerlens.words import TaskKind
 from tests.unit.compressing.calibrations import Calibrated, calibrated, sensitivities
 
@@ -87,3 +91,15 @@ def test_parts_of_batches_and_weights_read_in_slices_give_the_same_moments(tmp_p
         prices = [Pricer(error, one).errors(error).loss for one in (sensitivity, other)]
         # The signs of a sketch are drawn part by part.
         assert prices[0] == pytest.approx(prices[1], rel=0.1)
+
+
+def test_a_loss_that_is_not_finite_names_the_layer_where_it_arises(tmp_path: Path) -> None:
+    case = calibrated(tmp_path, "llama")
+    path = tmp_path / "llama" / "model.safetensors"
+    tensors = load_file(path)
+    # Finite, as every weight has to be; its products are not.
+    tensors["model.norm.weight"].fill_(torch.finfo(torch.float32).max)
+    save_file(tensors, path, metadata={"format": "pt"})
+    case = replace(case, checkpoint=open_checkpoint(str(path.parent)))
+    with pytest.raises(NotFiniteError, match=r"is nan, arising after the last block, first at model\.norm; check its text"):
+        sensitivities(case, tmp_path)

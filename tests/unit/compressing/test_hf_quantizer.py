@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from layerlens.artifacts.formats import HALF, integer, integer_low_rank, low_rank, size_bytes
+from layerlens.artifacts.formats import HALF, KEEP, Scheme, integer, integer_low_rank, low_rank, size_bytes
 from layerlens.compressing.dense import write_dense
 from layerlens.compressing.write_folder import ChosenMatrix, write_folder
 from layerlens.errors import CheckpointError, ConfigError, ManifestError, UnsupportedModelError
@@ -298,3 +298,13 @@ def test_biases_and_norms_are_parameters_as_before_and_stored_matrices_are_none(
     assert [name for name, _ in layer.named_parameters()] == ["bias"]
     size = size_bytes(integer(5, 32), 96, 32, 4)
     assert sum(buffer.nbytes for buffer in layer.buffers()) == size
+
+
+@pytest.mark.parametrize("schemes", [[integer(4, 32)], [KEEP]], ids=["compressed", "all kept"])
+def test_a_class_that_calls_its_body_by_another_name_is_refused_and_not_drawn_at_random(
+    schemes: list[Scheme], tmp_path: Path
+) -> None:
+    """Every Llama has its body under `model.`, this class of the family under `transformer.`."""
+    compressed = compress_tiny("llama", tmp_path, schemes)
+    with pytest.raises(UnsupportedModelError, match=r"none of the folder's .* belongs to a LlamaForQuestionAnswering; load"):
+        _load("AutoModelForQuestionAnswering", compressed.folder)

@@ -10,9 +10,11 @@ import pytest
 
 from layerlens.artifacts.compression import load_compression_plan
 from layerlens.config import EvaluateConfig
-from layerlens.models.checkpoint import open_checkpoint
-from layerlens.workflow import compared_texts
-from layerlens.workflow.compared_texts import ComparedTexts, SecondText
+from layerlens.data.dataset import LoadedData
+from layerlens.models.checkpoint import Checkpoint, open_checkpoint
+from layerlens.workflow import calibration_data, compared_texts
+from layerlens.workflow.compared_texts import ComparedText, ComparedTexts
+from layerlens.workflow.open import open_data
 from tests.unit.workflow.compressions import Place, write_text
 
 
@@ -27,7 +29,7 @@ def texts(place: Place, folder: Path, **settings: Any) -> ComparedTexts:
     return ComparedTexts(folder, load_compression_plan(folder), open_checkpoint(str(place.model)), EvaluateConfig(**settings))
 
 
-def second(chooser: ComparedTexts, data: Path) -> SecondText:
+def second(chooser: ComparedTexts, data: Path) -> ComparedText:
     found = chooser.second(chooser.of_data(str(data)))
     assert found is not None
     return found
@@ -66,3 +68,21 @@ def test_samples_of_the_calibrations_data_stay_as_they_were_cut_and_that_is_told
     plain = texts(small_llama, first)
     plain.of_data(str(small_llama.data))
     assert plain.notes == []
+
+
+def test_the_calibrations_data_are_read_once_and_anew_where_another_reading_is_asked_for(
+    small_llama: Place, first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(checkpoint: Checkpoint, data: str, *rest: Any, **named: Any) -> LoadedData:
+        read.append(data)
+        return open_data(checkpoint, data, *rest, **named)
+
+    for module in (calibration_data, compared_texts):
+        monkeypatch.setattr(module, "open_data", counted)
+    for settings, times in (({}, 1), ({"max_length": 16}, 1), ({"text_columns": ["text"]}, 2)):
+        read.clear()
+        found = texts(small_llama, first, **settings).of_data(str(small_llama.data))
+        assert found.is_calibration
+        assert len(read) == times, settings

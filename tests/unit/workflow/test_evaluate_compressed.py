@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from layerlens.adapting.samples import choose
 from layerlens.adapting.tune import EVAL_SEED
@@ -22,7 +22,7 @@ from layerlens.data.partition import partition
 from layerlens.errors import CheckpointError, ConfigError, DataError, LayerLensError, ManifestError
 from layerlens.models.foreign import quiet
 from layerlens.words import TaskKind
-from layerlens.workflow import compared_texts
+from layerlens.workflow import compared_texts, evaluate_compressed
 from layerlens.workflow.evaluate import evaluate
 from tests.tiny_models import VOCABULARY, save_tiny, save_tokenizer
 from tests.unit.workflow.compressions import LARGE_VOCABULARY, Place, place, tensor_bytes, write_text
@@ -356,3 +356,27 @@ def test_only_a_folder_with_its_mark_is_taken_for_compressed(llama: tuple[Place,
     assert not is_compressed_folder("owner/name")
     (tmp_path / "config.json").write_text("[]")
     assert not is_compressed_folder(str(tmp_path))
+
+
+def test_a_folder_that_lacks_what_its_original_has_is_not_scored_on_random_numbers(
+    llama: tuple[Place, Path], tmp_path: Path
+) -> None:
+    mine, folder = llama
+    shutil.copytree(folder, tmp_path / "copied")
+    path = tmp_path / "copied" / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.norm.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"copied lacks model\.norm\.weight, which .* has: they would be random numbers"):
+        run(tmp_path / "copied", mine.data)
+
+
+def test_the_curves_are_found_beside_the_folder_that_a_link_leads_to(
+    llama: tuple[Place, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, folder = llama
+    (tmp_path / "linked").symlink_to(folder)
+    probed: list[str] = []
+    monkeypatch.setattr(evaluate_compressed, "error_travel", lambda alone, _: probed.extend(alone))
+    run(tmp_path / "linked", mine.data, new_tokens=0, max_tokens=32)
+    assert "model.embed_tokens" in probed

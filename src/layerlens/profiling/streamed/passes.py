@@ -19,7 +19,6 @@ from torch import Tensor
 
 from layerlens.artifacts.layers import LayerSpec
 from layerlens.errors import NotFiniteError
-from layerlens.models.first_not_finite import first_not_finite_layer
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.profiling.calibration import CalibrationBatch
 from layerlens.profiling.capture import Capture
@@ -132,11 +131,9 @@ class StreamedPass(StreamedSteps):
     def _not_finite_loss(self, sample: int, loss: float, part: Part, hidden: Tensor) -> str:
         """Say where a loss that is not finite arises; what the last block gave is finite."""
         name = self._names[sample] if len(self._names) else sample
-        origin = first_not_finite_layer(self._model.model, lambda: self._model.skeleton.finish(part.inputs, hidden))
-        where = f"first at {origin}" if origin else "in the loss itself"
         return (
-            f"the loss of sample {name} is {loss}, arising after the last block, {where}; check its text and label, and the "
-            "head's weights"
+            f"the loss of sample {name} is {loss}, arising after the last block, {self._origin_after_blocks(part, hidden)}; "
+            "check its text and label, and the head's weights"
         )
 
     def backward(

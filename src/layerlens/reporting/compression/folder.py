@@ -16,6 +16,7 @@ from layerlens.artifacts.compression import (
     MatrixCurve,
     Measured,
     PlanMatrix,
+    curves_beside,
     load_curves,
 )
 from layerlens.artifacts.compression_checks import load_checked_plan
@@ -24,7 +25,7 @@ from layerlens.artifacts.store import read_json
 from layerlens.reporting.quantities import nats
 from layerlens.words import TaskKind
 
-EVALUATION_FILE, CURVES_SUFFIX = "evaluation.json", ".curves"
+EVALUATION_FILE = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,7 @@ def read_compressed(folder: Path) -> CompressedFolder:
     """
     plan = load_checked_plan(folder)
     missing: list[str] = []
-    whole = folder.resolve()
-    beside = whole.with_name(whole.name + CURVES_SUFFIX)
+    whole, beside = folder.resolve(), curves_beside(folder)
     curves = load_curves(beside) if (beside / CURVES_FILE).exists() else None
     if curves is None:
         missing.append(f"Curves and probes: no `{beside.name}/{CURVES_FILE}` beside this folder. `layerlens compress` leaves it.")
