@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from settings import SETTINGS, SWEPT, profiled_and_planned
 
-from layerlens.adapting.arms import run_arm
+from layerlens.adapting.arms.run import run_arm
 from layerlens.artifacts.plan import load_candidates, load_plan
 from layerlens.terminal import TerminalProgress
 from layerlens.workflow.machine import machine_kind

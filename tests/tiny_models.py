@@ -68,7 +68,33 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 RARE: dict[str, tuple[str, str, dict[str, Any]]] = {
     # Its word embedding, which its head is tied to, multiplies the rows by √hidden on their way out.
     "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", {**_ROTARY, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16}),
+    # Its blocks mix all tokens of a batch, padding among them.
+    "fnet": ("FNetConfig", "FNetModel", {**_COMMON, **_HEADS, "max_position_embeddings": 64, "tpu_short_seq_length": 64}),
+    # PEFT puts no LoRA on its `out_proj`.
+    "mamba": ("MambaConfig", "MambaForCausalLM", {**_COMMON, "state_size": 4, "num_hidden_layers": 2}),
+    # The position of its pad token is a row of zeros.
+    "xglm": (
+        "XGLMConfig",
+        "XGLMForCausalLM",
+        {
+            "vocab_size": 200,
+            "d_model": 32,
+            "num_layers": 2,
+            "attention_heads": 4,
+            "ffn_dim": 64,
+            "max_position_embeddings": 64,
+            "pad_token_id": 0,
+        },
+    ),
+    # transformers has two classes of it for one task.
+    "deit": (
+        "DeiTConfig",
+        "DeiTModel",
+        {"hidden_size": 32, **_HEADS, "image_size": 16, "patch_size": 8, "num_channels": 3},
+    ),
 }
+
+_DECODERS = {"gpt2", "gpt_neo", "llama", "mistral", "qwen2", "gemma2", "mamba", "xglm"}
 
 
 def save_tiny(family: str, folder: Path, *, seed: int = 0, **overrides: Any) -> Path:
@@ -83,10 +109,10 @@ def save_tiny(family: str, folder: Path, *, seed: int = 0, **overrides: Any) -> 
             if parameter.ndim > 1:
                 parameter.mul_(5.0)
     model.save_pretrained(folder)
-    if family == "vit":
+    if family in {"vit", "deit"}:
         transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
     else:
-        save_tokenizer(folder, is_decoder=family in {"gpt2", "gpt_neo", "llama", "mistral", "qwen2", "gemma2"})
+        save_tokenizer(folder, is_decoder=family in _DECODERS)
     return folder
 
 

@@ -89,6 +89,20 @@ def test_seeds_are_read_from_commas() -> None:
     assert TuneConfig(seeds="0,1,2").seeds == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "fault"),
+    [
+        ("seeds", "-1", "greater than or equal to 0"),
+        ("seeds", "0,4294967296", "less than 4294967296"),
+        ("seed", 1 << 32, "less than 4294967296"),
+        ("seeds", "0,1,0", "0 stands twice"),
+    ],
+)
+def test_a_seed_that_no_generator_takes_is_refused_and_one_that_stands_twice(option: str, value: object, fault: str) -> None:
+    with pytest.raises(ValidationError, match=fault):
+        TuneConfig.model_validate({option: value})
+
+
 @pytest.mark.parametrize(("hidden", "rank"), [(384, 38), (64, 6), (5, 1)])
 def test_ranks_end_at_a_tenth_of_the_hidden_size(hidden: int, rank: int) -> None:
     assert default_max_rank(hidden) == rank

@@ -22,6 +22,8 @@ from transformers import PreTrainedModel
 from layerlens.adapting.lora import ADAPTER, adapted_modules, check_realised, lora_config, peft_warnings_hidden
 from layerlens.adapting.site_modules import check_sites, site_modules, sites_attached
 from layerlens.artifacts.plan import Plan
+from layerlens.errors import UnsupportedModelError
+from layerlens.models.foreign import one_line
 from layerlens.models.weights import is_transposed
 
 
@@ -46,8 +48,13 @@ def attached(model: PreTrainedModel, plan: Plan, *, seed: int) -> Iterator[PeftM
     check_sites(sites, model)
     config = lora_config(plan, is_transposed=any(map(is_transposed, modules.values())))
     with restored(model, plan.head):
-        with peft_warnings_hidden():
-            adapted: PeftModel = get_peft_model(model, config)
+        try:
+            with peft_warnings_hidden():
+                adapted: PeftModel = get_peft_model(model, config)
+        except ValueError as error:
+            raise UnsupportedModelError(
+                f"PEFT puts no LoRA on this {type(model).__name__} ({one_line(error)}); plan again with --methods adapter,none"
+            ) from error
         start_adapters_(adapted, seed=seed)
         with sites_attached(model, sites, seed=seed):
             check_realised(plan, adapted)
@@ -73,7 +80,8 @@ def restored(model: PreTrainedModel, heads: list[str]) -> Iterator[None]:
             parameter.requires_grad_(flags[name])
             parameter.grad = None
         for name, module in model.named_modules():
-            module.training = modes[name]
+            # BigBird makes another attention for itself once it has met a short sample.
+            module.training = modes.get(name, model.training)
         # accelerate puts an autocasting `forward` on the model itself.
         for name in set(vars(model)) - attributes:
             delattr(model, name)

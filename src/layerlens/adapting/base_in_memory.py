@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from layerlens.errors import CheckpointError, ManifestError
 from layerlens.models.checkpoint import Checkpoint
 from layerlens.models.compressed_checkpoint import open_base_checkpoint
-from layerlens.models.foreign import one_line, quiet
+from layerlens.models.foreign import class_for, one_line, quiet
 from layerlens.models.loaded_checks import few
 from layerlens.models.tree import find_head, is_under
 from layerlens.nn.bottleneck import Bottleneck
@@ -111,7 +111,8 @@ def _is_packed(tensor: Tensor) -> bool:
 def _by_ending(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The model's tensors by the checkpoint's names, which may lack the base model's prefix, or have that of another class."""
     prefix = f"{model.base_model_prefix}."
-    plain = transformers.AutoModel._model_mapping.get(type(model.config), type(model))
+    has_plain = type(model.config) in transformers.AutoModel._model_mapping
+    plain = class_for(model.config, transformers.AutoModel) if has_plain else type(model)
     state = model.state_dict(keep_vars=True)
     found = {}
     for name in checkpoint.tensors:

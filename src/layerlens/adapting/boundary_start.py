@@ -120,7 +120,7 @@ class BoundaryStart:
         self._is_ready = True
         if self._frozen is None:
             return
-        few: Batch = {name: value[:_TRIED_SAMPLES] for name, value in batch.items()}
+        few = self._tried(batch)
         inputs = self._task.model_inputs(few)
         if not self._frozen.learn(inputs, self._task.token_mask(few)):
             self._progress.note(
@@ -137,6 +137,18 @@ class BoundaryStart:
         for place, samples in enumerate(self._batches):
             for sample in samples:
                 self._first.setdefault(sample, place)
+
+    def _tried(self, batch: Batch) -> Batch:
+        """The samples that the halves are tried on: the run's shortest and longest, whose padding shows whether tokens see it.
+
+        The same ones wherever a run begins or goes on; of images, which are all of one size, the first of the step's.
+        """
+        if self._task.info.kind is TaskKind.IMAGE_CLASSIFICATION:
+            return {name: value[:_TRIED_SAMPLES] for name, value in batch.items()}
+        lengths = {sample: example_length(self._examples[sample]) for samples in self._batches for sample in samples}
+        order = sorted(lengths, key=lambda sample: (lengths[sample], sample))
+        ends = [self._examples[sample] for sample in (order[0], order[-1])]
+        return to_device(training_batch(self._task, ends), next(iter(batch.values())).device)
 
     def _open(self, hidden: Tensor) -> BoundaryStore | None:
         if self._shelf is not None and not self._has_counting_padding:

@@ -128,22 +128,33 @@ def open_store(
 class BoundaryShelf:
     """Stores in memory that several runs share: those whose batches come from one sequence and that start at one block.
 
+    Whether a run has a store depends on the run alone, so that a race that goes on ends as one that was never stopped: where
+    there is no room those go that were asked for the longest ago.
+
     Args:
         limit_bytes: What all of them may take together, at float32.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
+        #: By seed and cut, the one asked for last at the end.
         self._stores: dict[tuple[int, int], MemoryStore] = {}
         self._lengths: dict[tuple[int, int], dict[int, int]] = {}
-        self._num_bytes = 0
+        self._sizes: dict[tuple[int, int], int] = {}
 
     def store(self, seed: int, cut: int, lengths: Mapping[int, int], hidden_size: int) -> MemoryStore | None:
-        """The store of a seed's sequence of batches at a cut, with room for these samples; none where there is no room."""
-        known = self._lengths.get((seed, cut), {})
-        more = size_bytes({sample: length for sample, length in lengths.items() if sample not in known}, hidden_size)
-        if self._num_bytes + more > self.limit_bytes:
+        """The store of a seed's sequence of batches at a cut, for these samples; none where they alone are over the limit."""
+        if size_bytes(lengths, hidden_size) > self.limit_bytes:
             return None
-        self._num_bytes += more
-        self._lengths[seed, cut] = {**known, **lengths}
-        return self._stores.setdefault((seed, cut), MemoryStore())
+        key = (seed, cut)
+        found = self._stores.pop(key, None) or MemoryStore()
+        self._lengths[key] = {**self._lengths.get(key, {}), **lengths}
+        self._sizes[key] = size_bytes(self._lengths[key], hidden_size)
+        while self._stores and sum(self._sizes.values()) > self.limit_bytes:
+            self._let_go(next(iter(self._stores)))
+        self._stores[key] = found
+        return found
+
+    def _let_go(self, key: tuple[int, int]) -> None:
+        self._stores.pop(key).close()
+        del self._lengths[key], self._sizes[key]

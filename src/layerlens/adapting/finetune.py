@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from layerlens.adapting.memory import peak_memory
 from layerlens.adapting.precision import kept_generators, own_forward, training_device
 from layerlens.adapting.samples import SOURCE, Samples
 from layerlens.adapting.trainer import TaskTrainer, last_whole_checkpoint
+from layerlens.adapting.training_batch import PADDED_TO
 from layerlens.artifacts.differences import told
 from layerlens.artifacts.evaluation import Arm, LossPoint
 from layerlens.artifacts.store import claim_folder, read_claim, working_alone, write_json
@@ -38,6 +39,8 @@ CURVE_POINTS = 100
 #: Keys of a run's identity that records of older versions lack.
 ARITHMETIC = "arithmetic"
 _NEWER = frozenset({ARITHMETIC, SOURCE})
+#: The same of an arm that has ended. One that was stopped while batches were padded otherwise cannot go on to bytes of its own.
+_NEWER_OF_ARM = _NEWER | {PADDED_TO}
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,45 @@ def finished_arm(out: Path, spec: RunSpec) -> Arm | None:
     differs = "it is damaged"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        wanted = _comparable(spec.identity, found["run"])
+        wanted = _comparable(spec.identity, found["run"], _NEWER_OF_ARM)
         if found["run"] == wanted:
             return Arm.model_validate(found["arm"])
         differs = told(found["run"], wanted)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise ConfigError(f"{path} belongs to another run ({differs}); choose another output folder or remove it")
+
+
+def why_not_its_own(out: Path, spec: RunSpec) -> str | None:
+    """Why a run cannot go on in a folder, told before anything is prepared; None where nothing is known against it.
+
+    What an arm trains is left out: some know it only when their adapters are on the model, and a plan may yet race.
+    """
+    wanted = _but_what_is_trained(spec.identity)
+    for path, found, newer in (
+        (out / ARM_FILE, _run_of(out / ARM_FILE), _NEWER_OF_ARM),
+        (out / CHECKPOINTS, read_claim(out / CHECKPOINTS), _NEWER),
+    ):
+        if not found:
+            continue
+        found = _but_what_is_trained(found)
+        if differs := told(found, _comparable(wanted, found, newer)):
+            return f"{path} belongs to another run ({differs})"
+    return None
+
+
+def _run_of(path: Path) -> Any:
+    """The run that a record of an arm belongs to; none where it cannot be read, which is told when the arm's turn comes."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    run = found.get("run") if isinstance(found, dict) else None
+    return run if isinstance(run, dict) else None
+
+
+def _but_what_is_trained(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in identity.items() if key != "trained"}
 
 
 def finetune(
@@ -187,18 +222,23 @@ def _scored(model: nn.Module, spec: RunSpec) -> dict[str, float]:
         ) from error
 
 
-def _comparable(identity: Mapping[str, Any], found: object) -> dict[str, Any]:
+def _comparable(identity: Mapping[str, Any], found: object, newer: Collection[str] = _NEWER) -> dict[str, Any]:
     """A run's identity as its record reads, without what the record found there is too old to tell."""
     plain: dict[str, Any] = json.loads(json.dumps(identity))
-    return _told(plain, found) if isinstance(found, dict) else plain
+    if not isinstance(found, dict):
+        return plain
+    # An option that came later does by default what was done without it.
+    usual, before = TuneConfig().model_dump(mode="json"), found.get("config") or {}
+    config = {name: value for name, value in plain["config"].items() if name in before or value != usual.get(name)}
+    return _told(plain | {"config": config}, found, newer)
 
 
-def _told(content: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+def _told(content: Mapping[str, Any], found: Mapping[str, Any], newer: Collection[str]) -> dict[str, Any]:
     """`content` without what a record would not tell if it is of an older version, at any depth."""
     return {
-        key: _told(value, found[key]) if isinstance(value, dict) and isinstance(found.get(key), dict) else value
+        key: _told(value, found[key], newer) if isinstance(value, dict) and isinstance(found.get(key), dict) else value
         for key, value in content.items()
-        if key in found or key not in _NEWER
+        if key in found or key not in newer
     }
 
 

@@ -18,6 +18,8 @@ _SAVED_MODULE = ".modules_to_save.default"
 _PEFT_PREFIX = "base_model.model."
 #: Rates of our own modules, as multiples of LoRA's.
 _RATES = {f".{BOTTLENECK}.": BOTTLENECK_RATE, f".{PREFIX}.": PREFIX_RATE}
+#: How PEFT names the factor of a LoRA that starts at zero.
+_FACTOR_B = ".lora_B."
 #: Share of the adapters' rate that pretrained matrices beside them get. On MiniLM a pooler at the full rate of 1e-3 threw the
 #: held-out loss from 1.49 to 2.32 in 80 steps; at a tenth or not trained at all it ended at 1.44 and 1.45, and at 3e-3 a tenth
 #: (1.54) was still worse than nothing (1.45).
@@ -29,8 +31,9 @@ def build_optimizer(model: nn.Module, config: TrainingConfig, *, new_parameters:
 
     Beside an adapter, a head of full matrices wants the small steps of full fine-tuning while the thin factors want large ones:
     it gets `head_learning_rate`, or without one the adapters' rate where it is new and a twentieth where it is pretrained.
-    Bottlenecks and prefixes get a multiple of LoRA's rate, so that one `learning_rate` serves a mixed plan. Where the whole model
-    trains there is one rate.
+    Bottlenecks and prefixes get a multiple of LoRA's rate, so that one `learning_rate` serves a mixed plan. LoRA's factor B gets
+    `loraplus_lr_ratio` times the rate of A (LoRA+: Hayou et al. 2024, arXiv 2402.12354). Where the whole model trains there is
+    one rate.
 
     Args:
         model: A PEFT model, or a plain one that trains as a whole.
@@ -51,7 +54,8 @@ def build_optimizer(model: nn.Module, config: TrainingConfig, *, new_parameters:
 def _rate(name: str, config: TrainingConfig, new_parameters: Collection[str]) -> float:
     """Peak learning rate of a parameter by its name in a PEFT model."""
     if _SAVED_MODULE not in name:
-        return config.learning_rate * next((rate for part, rate in _RATES.items() if part in name), 1.0)
+        rates = {**_RATES, _FACTOR_B: config.loraplus_lr_ratio}
+        return config.learning_rate * next((rate for part, rate in rates.items() if part in name), 1.0)
     if config.head_learning_rate is not None:
         return config.head_learning_rate
     is_new = name.removeprefix(_PEFT_PREFIX).replace(_SAVED_MODULE, "") in new_parameters

@@ -18,6 +18,7 @@ from layerlens.adapting.race_state import Run, open_state, save_state
 from layerlens.adapting.samples import Samples
 from layerlens.adapting.site_modules import trained_identity
 from layerlens.adapting.training import train
+from layerlens.adapting.training_batch import padding_identity
 from layerlens.artifacts.plan import Plan
 from layerlens.artifacts.store import sha256_of_json
 from layerlens.config import RaceConfig
@@ -70,6 +71,7 @@ class Runner:
             "training": training.identity,
             "held_out": held_out.identity,
             "arithmetic": list(arithmetic(config.precision, device).values()),
+            **padding_identity(self.task),
         }
         described = content | {
             "candidates": {name: sha256_of_json(found)[:_HASH_LETTERS] for name, found in trained.items()},

@@ -294,8 +294,9 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
 class GiveBackCallback(TrainerCallback):  # type: ignore[misc]
     """Hands freed memory back every few steps.
 
-    Batches are of many lengths, so the C library finds no hole that fits the next one and takes more instead: LoRA on every layer
-    of MiniLM grew from 1.7 GB after 40 steps to 3.1 after 690, with 1.4 in use. Given back every 16 steps it takes 2.7.
+    Where batches are of every length, as those of question answering are, the C library finds no hole that fits the next one and
+    takes more instead: LoRA on every layer of MiniLM, its batches padded to the longest sample, took 3.1 GB over 690 steps, and
+    2.7 with this. Padded on to a multiple (`training_batch`) it saves 3 % of 1.2 GB.
     """
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -15,6 +15,7 @@ from layerlens.adapting.precision import arithmetic, on_training_device, trainin
 from layerlens.adapting.samples import Samples, choose
 from layerlens.adapting.save import ADAPTER_FOLDER, WEIGHTS_FILE, save_adapter
 from layerlens.adapting.site_modules import trained_identity
+from layerlens.adapting.training_batch import padding_identity
 from layerlens.artifacts.evaluation import Arm
 from layerlens.artifacts.plan import Plan
 from layerlens.config import TuneConfig
@@ -134,5 +135,6 @@ def run_spec(
         "evaluation": scored.identity,
         "config": settings,
         ARITHMETIC: arithmetic(config.precision, training_device()),
+        **padding_identity(data.task),
     }
     return RunSpec(name, adapter_params, head_params, num_steps, training, scored, config, task_model.new_parameters, identity)

@@ -126,6 +126,7 @@ class PlanFacts(Frozen):
     verdict: str = ""
     predicted_time_ratio: float | None = Field(default=None, description="training time over full fine-tuning's, as planned")
     is_cut_short: bool = Field(default=False, description="whether a budget keeps even uniform out of the lowest blocks")
+    is_as_layerlens: bool = Field(default=False, description="whether a variant's plan is the very one that layerlens trained")
 
 
 class Cell(Frozen):

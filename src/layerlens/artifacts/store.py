@@ -28,6 +28,8 @@ RUN_FILE = "run.json"
 
 #: Characters that `tempfile` puts behind the name of an unfinished file, as a glob.
 _UNFINISHED = "?" * 8
+#: Letters of a value that a fault shows.
+_LONGEST_VALUE = 120
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -90,7 +92,9 @@ def faults_of(error: ValidationError) -> list[str]:
     for fault in error.errors(include_url=False):
         where = ".".join(str(part) for part in fault["loc"]) or "(root)"
         given = fault.get("input")
-        shown = "" if isinstance(given, dict | list) or fault["type"] == "missing" else f" (got {given!r})"
+        text = repr(given)
+        text = text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+        shown = "" if isinstance(given, dict | list) or fault["type"] == "missing" else f" (got {text})"
         lines.append(f"{where}: {fault['msg'][:1].lower()}{fault['msg'][1:]}{shown}")
     return lines
 

@@ -46,8 +46,10 @@ def _cell(cell: Cell) -> list[Finding]:
         if other is not None and paired is not None:
             found.append(Finding(topic=cell.name, text=_sentence(cell, ours, other, paired), tone=_tone(name, paired)))
     found += _in_less_time(cell)
+    found += _without_effect(cell)
     best = _best(cell)
-    if best is not None and best.arm not in (LAYERLENS, *_TOLD):
+    # An equal mean is no better one.
+    if best is not None and best.mean != ours.mean and best.arm not in _TOLD:
         paired = ours.against(best.arm)
         is_worse = paired is not None and paired.outcome is Outcome.WORSE
         says = "the two have no seed in common" if paired is None else paired.verdict
@@ -72,6 +74,18 @@ def _in_less_time(cell: Cell) -> list[Finding]:
     text += f" of the time of uniform LoRA, which has {_score(uniform.mean)}: "
     text += paired.verdict if paired.outcome is Outcome.UNKNOWN else f"{paired.verdict}; {_interval(paired)}"
     return [Finding(topic=cell.name, text=f"{text}.", tone=_tone(UNIFORM, paired))]
+
+
+def _without_effect(cell: Cell) -> list[Finding]:
+    """Variants that the race has led to LayerLens's own plan: their scores are equal whatever was switched off."""
+    same: dict[str, bool] = {}
+    for plan in cell.plans:
+        same[plan.arm] = plan.is_as_layerlens and same.get(plan.arm, True)
+    names = [arm for arm, is_same in same.items() if is_same]
+    if not names:
+        return []
+    text = f"{', '.join(names)} trained the very plan that LayerLens did, so nothing here tells what they leave out or add."
+    return [Finding(topic=cell.name, text=text, tone="caution")]
 
 
 def _sentence(cell: Cell, ours: ArmSummary, other: ArmSummary, paired: Paired) -> str:

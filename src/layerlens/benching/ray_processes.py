@@ -73,6 +73,8 @@ def _exit_code(ray: Any, reference: Any) -> int:
 
 
 def _start(ray: Any, processes: int) -> None:
+    # Ray gives its workers a lower priority than all else has; what else goes on would be in the seconds of every run.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
         try:

@@ -14,10 +14,15 @@ from pydantic import ValidationError
 from layerlens.artifacts.store import faults_of
 from layerlens.config.bench import BenchConfig, BenchModel, BenchSuite, BenchTask
 from layerlens.config.spellings import output_path
+from layerlens.data.sources.stdlib_docs import NAME as STDLIB_DOCS
 from layerlens.errors import ConfigError
 
 _PLACE = re.compile(r"\$\{(\w+)\}")
 DATA, MODELS = "DATA", "MODELS"
+#: As a model's id, the demo's model.
+DEMO_MODEL = "demo"
+#: Names that LayerLens has itself; a folder beside the suite that is called so is not meant.
+_OWN_NAMES = frozenset({DEMO_MODEL, STDLIB_DOCS})
 #: Environment variables that fill a place where no option does.
 VARIABLES = {DATA: "LAYERLENS_DATA", MODELS: "LAYERLENS_MODELS"}
 FLAGS = {DATA: "--data-root", MODELS: "--model-root"}
@@ -103,7 +108,7 @@ def placed(suite: BenchSuite, folder: Path | None, config: BenchConfig, environm
             if not Path(text).exists():
                 faults.append(f"suite {suite.name}: {text} does not exist; see {FLAGS[place]}")
                 return text
-        beside = folder / text if folder is not None else None
+        beside = folder / text if folder is not None and text not in _OWN_NAMES else None
         return str(beside) if beside is not None and beside.exists() else text
 
     models_ = {name: model.model_copy(update={"id": filled(model.id)}) for name, model in suite.models.items()}

@@ -41,7 +41,9 @@ class BenchTask(Frozen):
     """A task of a suite: its data, how they are read, and the metric that arms are compared by."""
 
     data: str = Field(description="as --data; ${DATA} stands for --data-root")
-    eval_data: str | None = Field(default=None, description="test samples; a seeded part of the data if not given")
+    eval_data: str | None = Field(
+        default=None, description="test samples, of a source with a test split only that; a seeded part of the data if not given"
+    )
     task: TaskKind | None = Field(default=None, description="guessed from the columns and the model if not given")
     text_columns: Names | None = Field(default=None, description="input columns by name or number")
     label_column: Column | None = Field(default=None, description="label column by name or number")
@@ -107,6 +109,9 @@ class BenchRates(Frozen):
     def _is_a_grid(cls, value: list[float]) -> list[float]:
         if not value or any(rate <= 0 for rate in value):
             raise ValueError("give at least one rate, each above zero")
+        # A trial's folder is called by its rate to six digits.
+        if len({f"{rate:g}" for rate in value}) < len(set(value)):
+            raise ValueError("two rates are the same to six digits; leave one out")
         return sorted(set(value))
 
     def grid(self, kind: RateKind) -> list[float]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, PlainSerializer
 
-from layerlens.config.spellings import Column, Names
+from layerlens.config.spellings import Column, Names, Seed
 from layerlens.words import Frozen, TaskKind
 
 #: Tokens per sample at most, where neither the user nor a plan says.
@@ -34,4 +34,4 @@ class DataConfig(Frozen):
         description="tokens per sample at most; longer ones are cut, longer text is windowed; a plan's, else "
         f"{DEFAULT_MAX_LENGTH}, if not given",
     )
-    seed: int = Field(default=0, ge=0, description="seed of every random choice")
+    seed: Seed = Field(default=0, description="seed of every random choice")

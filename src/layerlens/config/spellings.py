@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 
 def split_commas(value: Any) -> Any:
@@ -48,6 +48,9 @@ def off_of(value: Any) -> Any:
 
 Bytes = Annotated[int, BeforeValidator(bytes_of)]
 Names = Annotated[list[str], BeforeValidator(split_commas)]
+#: As large as every library's generator takes.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seeds = Annotated[list[Seed], BeforeValidator(split_commas)]
 Integers = Annotated[list[int], BeforeValidator(split_commas)]
 Numbers = Annotated[dict[str, float], BeforeValidator(split_pairs)]
 HowMany = Annotated[Literal["auto", "all", "few", "off"], BeforeValidator(off_of)]

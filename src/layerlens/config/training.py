@@ -5,10 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from layerlens.config.data import DataConfig
-from layerlens.config.spellings import Bytes, Integers, Names, split_pairs
+from layerlens.config.spellings import Bytes, Names, Seeds, split_pairs
 
 Rates = Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(split_pairs)]
 
@@ -43,6 +43,9 @@ class TrainingConfig(DataConfig):
         default=None,
         gt=0,
         description="peak learning rate of head and pooler beside adapters; if not given, 1/20 where pretrained, else the same",
+    )
+    loraplus_lr_ratio: float = Field(
+        default=1.0, gt=0, description="learning rate of LoRA's second factor B as a multiple of that of the first (LoRA+)"
     )
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1, description="share of the steps that the learning rate rises for")
     weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay")
@@ -112,5 +115,12 @@ class TuneConfig(TrainingConfig):
         "top-gradient, gradient-init, uniform-rslora, search, search-10x, no-race, or a candidate's name",
     )
     learning_rates: Rates = Field(default={}, description="learning rate of an arm by name, where it differs: full=5e-5,…")
-    seeds: Integers | None = Field(default=None, description="run every arm with each of these seeds; the one seed if not given")
+    seeds: Seeds | None = Field(default=None, description="run every arm with each of these seeds; the one seed if not given")
     keep_checkpoints: bool = Field(default=False, description="keep the training checkpoints after the run has ended")
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_are_distinct(cls, value: list[int] | None) -> list[int] | None:
+        if twice := sorted({seed for seed in value or () if (value or []).count(seed) > 1}):
+            raise ValueError(f"{', '.join(map(str, twice))} stands twice, and one run counts once")
+        return value

@@ -1,9 +1,10 @@
-"""Living with the libraries that load models: their reports silenced, their errors told in one line."""
+"""Living with the libraries that load models: their reports silenced, their errors told in one line, their tables read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 LONGEST_REASON = 300
 
@@ -13,6 +14,17 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0].rstrip(" :.") if lines else "no reason given"
     return f"{type(error).__name__}: {reason[:LONGEST_REASON]}"
+
+
+def class_for(config: Any, auto: Any) -> Any:
+    """The class that one of transformers' Auto classes takes for a config that it knows.
+
+    For some families there are several (DeiT with a teacher and without): it is the one that the config names, else the first.
+    """
+    found = auto._model_mapping[type(config)]
+    several = found if isinstance(found, list | tuple) else (found,)
+    named = [each for each in several if each.__name__ in (getattr(config, "architectures", None) or ())]
+    return (named or several)[0]
 
 
 @contextmanager

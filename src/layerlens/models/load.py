@@ -22,10 +22,10 @@ from transformers import PreTrainedModel
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.artifacts.store import sha256_of_json
 from layerlens.config import BaseFormat
-from layerlens.errors import CheckpointError, UnsupportedModelError
+from layerlens.errors import CheckpointError, LayerLensError, UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint
 from layerlens.models.compressed_checkpoint import CompressedCheckpoint
-from layerlens.models.foreign import one_line, quiet
+from layerlens.models.foreign import class_for, one_line, quiet
 from layerlens.models.loaded_checks import check_decoder, check_finite, few
 from layerlens.models.quantised_base import check_library, densify_, not_planned, plain_tensors, quantization_config, settle_
 from layerlens.models.roles import describe_layers
@@ -253,8 +253,8 @@ def _from_pretrained(
     """Return the model and what transformers found missing, unexpected or of another shape."""
     auto = _auto_class(checkpoint, kind, config)
     # With a state dict transformers wants no folder, and then only the class itself takes the call.
-    loader = auto if state is None else auto._model_mapping[type(config)]
-    renamed = _renamed_body(checkpoint, config, auto._model_mapping[type(config)])
+    loader = auto if state is None else class_for(config, auto)
+    renamed = _renamed_body(checkpoint, config, class_for(config, auto))
     try:
         model, report = loader.from_pretrained(
             checkpoint.folder if state is None else None,
@@ -269,6 +269,9 @@ def _from_pretrained(
             key_mapping=renamed,
             **options,
         )
+    except LayerLensError:
+        # A compressed folder's own loading code has said it in one line.
+        raise
     except ImportError as error:
         raise UnsupportedModelError(f"{checkpoint.folder} needs a package that is not here ({one_line(error)})") from error
     except Exception as error:
@@ -286,7 +289,7 @@ def _renamed_body(checkpoint: Checkpoint, config: Any, task_class: type[PreTrain
 
     `LlamaForQuestionAnswering` keeps its body under `transformer.`, every Llama checkpoint has it under `model.`.
     """
-    saved = transformers.AutoModel._model_mapping[type(config)].base_model_prefix
+    saved = class_for(config, transformers.AutoModel).base_model_prefix
     loaded = task_class.base_model_prefix
     starts = {name.partition(".")[0] for name in checkpoint.tensors}
     if saved == loaded or saved not in starts or loaded in starts:

@@ -21,20 +21,18 @@ from layerlens.benching.claim import claim_suite_folder
 from layerlens.benching.job import Job, done_record
 from layerlens.benching.launch import JobRunner
 from layerlens.benching.metrics import metric_fault
-from layerlens.benching.suite_file import placed, read_suite, selected
+from layerlens.benching.suite_file import DEMO_MODEL, placed, read_suite, selected
 from layerlens.benching.tracking import check_tracker, track
 from layerlens.config import output_path
 from layerlens.config.bench import BenchConfig, BenchSuite
 from layerlens.errors import ConfigError, ManifestError
 from layerlens.progress import SILENT, Progress
 from layerlens.reporting.bench.run import build_bench_report
+from layerlens.reporting.page import PAGE_FILE
 from layerlens.workflow.bench_arms import LAYERLENS, check_arms, kind_of, tuned_for
 from layerlens.workflow.bench_cell import BenchCell
 from layerlens.workflow.bench_results import BENCH_FILE, collect
-from layerlens.workflow.demo import demo_model
 
-REPORT_FILE = "report.html"
-DEMO_MODEL = "demo"
 WORKER = "layerlens.workflow.bench_job"
 
 
@@ -99,7 +97,7 @@ def bench(
     if dry_run:
         return BenchResult(root, None, planned=_planned(asked, cells))
     for cell in cells:
-        cell.model = str(demo_model()) if cell.model == DEMO_MODEL else cell.model
+        cell.model = _demo_model() if cell.model == DEMO_MODEL else cell.model
     runner = JobRunner.of(root, config, asked.training.threads or 1, WORKER, _attempt)
     claim_suite_folder(root, asked, may_extend=config.extend)
     with working_alone(root):
@@ -110,10 +108,10 @@ def bench(
                 progress.note(f"{job.name}: {_came_to(root, job) if error is None else f'died: {error}'}")
         result = collect(asked, cells, command=command)
         write_json(root / BENCH_FILE, result)
-        write_bytes(root / REPORT_FILE, build_bench_report(root).encode())
+        write_bytes(root / PAGE_FILE, build_bench_report(root).encode())
         track(result, asked.report_to, root)
     failures = {name: error for cell in cells for name, error in cell.failures.items()}
-    return BenchResult(root, result, root / REPORT_FILE, failures=failures)
+    return BenchResult(root, result, root / PAGE_FILE, failures=failures)
 
 
 def _stages(cells: list[BenchCell]) -> Iterator[tuple[str, list[tuple[BenchCell, Job]]]]:
@@ -151,8 +149,15 @@ def _all(cells: Iterable[BenchCell], jobs_of: Callable[[BenchCell], list[Job]]) 
     return [(cell, job) for cell in cells for job in jobs_of(cell)]
 
 
+def _demo_model() -> str:
+    """Where the demo's model lies."""
+    from layerlens.workflow.demo import demo_model
+
+    return str(demo_model())
+
+
 def _attempt(root: Path, job: Job) -> None:
-    """Do a job in this process; only here is torch needed."""
+    """Do a job in this process; but for the demo's model, only here is torch needed: runs share the memory with this process."""
     from layerlens.workflow.bench_job import attempt
 
     attempt(root, job)

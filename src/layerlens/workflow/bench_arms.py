@@ -5,11 +5,12 @@ A variant whose switch the configs do not have is not known: an ablation that ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
-from layerlens.adapting.arms import ArmName
+from layerlens.adapting.arms.names import ArmName
 from layerlens.config import OptimizationConfig, ProfilingConfig
 from layerlens.config.bench import BenchBudget, RateKind
 from layerlens.errors import ConfigError
@@ -58,13 +59,19 @@ def known_arms() -> list[str]:
     return list(dict.fromkeys([*(name.value for name in ArmName), *VARIANTS]))
 
 
-def check_arms(arms: Iterable[str]) -> None:
+def check_arms(arms: Sequence[str]) -> None:
     """Raises:
-    ConfigError: an arm that nothing here can run; names those that can.
+    ConfigError: an arm that nothing here can run; names those that can, or what it lacks.
     """
     known = known_arms()
     if unknown := [arm for arm in arms if arm not in known]:
         raise ConfigError(f"unknown arm {', '.join(unknown)}; known are {', '.join(known)}")
+    searches = [arm for arm in arms if is_search(arm)]
+    if searches and find_spec("optuna") is None:
+        raise ConfigError(
+            f'arms: {" and ".join(searches)} need optuna, which is not installed; pip install "layerlens-plan[search]", or leave '
+            "them out with --arms"
+        )
 
 
 def kind_of(arm: str) -> RateKind:

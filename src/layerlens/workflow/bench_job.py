@@ -13,21 +13,21 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from layerlens.adapting.arms import run_arm
+from layerlens.adapting.arms.run import run_arm
 from layerlens.artifacts.plan import candidates_folder, load_candidates, load_plan
 from layerlens.artifacts.store import read_json, write_json
 from layerlens.artifacts.versions import installed_versions
 from layerlens.benching.job import DONE_FILE, FAILED_FILE, Conditions, Done, Failed, Job, JobKind, reason_of, record_folder
-from layerlens.config import ProfilingConfig, RaceConfig, TuneConfig
+from layerlens.config import DataConfig, ProfilingConfig, RaceConfig, TuneConfig
 from layerlens.data.dataset import LoadedData
-from layerlens.data.partition import partition
+from layerlens.data.partition import Partition, partition
 from layerlens.errors import ConfigError, DataError, NotFiniteError
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.models.threads import threads
 from layerlens.orphan import leave_with
 from layerlens.progress import SILENT, Progress
 from layerlens.workflow.machine import machine_kind
-from layerlens.workflow.open import Opened, open_data, open_plan_model
+from layerlens.workflow.open import open_data, open_plan_model
 from layerlens.workflow.profile import profile
 from layerlens.workflow.race import race
 from layerlens.workflow.tune import PACKAGES
@@ -100,10 +100,12 @@ def do_job(root: Path, job: Job, progress: Progress = SILENT) -> Done:
 
 def _profile(root: Path, job: Job, progress: Progress) -> Done:
     config = ProfilingConfig.model_validate(job.config)
-    made = profile(job.model, job.data, root / job.out, config, progress=progress)
-    # Planning prices time over the run's epochs, and they follow from how many samples there are to train on.
     data = open_data(open_checkpoint(job.model), job.data, config)
     part = partition(len(data.examples), data.splits, seed=config.seed, has_eval_data=_has_eval_data(job))
+    # Samples that cannot test anything end the cell here, and not when all of its rates are tuned.
+    _test_samples(data, part, job, config)
+    made = profile(job.model, job.data, root / job.out, config, progress=progress)
+    # Planning prices time over the run's epochs, and they follow from how many samples there are to train on.
     return Done(job=job, seconds=sum(made.seconds.values()), train_samples=len(part.train))
 
 
@@ -124,7 +126,8 @@ def _train(root: Path, job: Job, progress: Progress) -> Done:
     config = TuneConfig.model_validate(job.config)
     plan = load_plan(root / _given(job.plan))
     opened = open_plan_model(plan, job.data, config, has_eval_data=_has_eval_data(job))
-    scored = (opened.data, opened.part.race) if job.kind is JobKind.RATE else _test_samples(opened, job, config)
+    is_trial = job.kind is JobKind.RATE
+    scored = (opened.data, opened.part.race) if is_trial else _test_samples(opened.data, opened.part, job, config)
     start = time.perf_counter()
     arm = run_arm(
         job.trained or _given(job.arm),
@@ -153,16 +156,34 @@ def _train(root: Path, job: Job, progress: Progress) -> Done:
     )
 
 
-def _test_samples(opened: Opened, job: Job, config: TuneConfig) -> tuple[LoadedData, Sequence[int]]:
-    """The samples of the final score, which nothing was trained, tuned or chosen on."""
+def _test_samples(data: LoadedData, part: Partition, job: Job, config: DataConfig) -> tuple[LoadedData, Sequence[int]]:
+    """The samples of the final score, which nothing was trained, tuned or chosen on: of a source with a test split only that.
+
+    Raises:
+        DataError: there are none, or they are those that are trained on.
+    """
     if not _has_eval_data(job):
-        return opened.data, opened.part.test
-    source = job.eval_data or job.data
-    own = config.model_copy(update={"split": job.eval_split or config.split})
-    data = open_data(open_checkpoint(job.model), source, own, opened.data.task.info)
-    if not len(data.examples):
+        return data, part.test
+    source, split = job.eval_data or job.data, job.eval_split or config.split
+    own = config.model_copy(update={"split": split})
+    found = open_data(open_checkpoint(job.model), source, own, data.task.info)
+    if not len(found.examples):
         raise DataError(f"{source} holds no samples to test on; give other eval_data")
-    return data, range(len(data.examples))
+    if tests := [index for index, name in enumerate(found.splits or []) if name == "test"]:
+        return found, tests
+    if _is_same(found, data):
+        shown = f"split {job.eval_split} of {source}" if job.eval_split else source
+        raise DataError(
+            f"{shown} holds the very samples of {job.data} that are trained on; give other eval_data, or leave it and eval_split "
+            "out for a seeded part of the data"
+        )
+    return found, range(len(found.examples))
+
+
+def _is_same(first: LoadedData, second: LoadedData) -> bool:
+    """Whether two data sets hold the same samples, whatever they are called: not every source has the splits it is asked for."""
+    numbers = range(len(first.examples))
+    return len(numbers) == len(second.examples) and first.source_hash(numbers) == second.source_hash(numbers)
 
 
 def _has_eval_data(job: Job) -> bool:

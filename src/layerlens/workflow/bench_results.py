@@ -103,6 +103,7 @@ def _plans(cell: BenchCell, variant: str) -> list[PlanFacts]:
     for seed in cell.race_seeds:
         plan = _raced(cell, variant, seed)
         if plan is not None:
+            ours = None if variant == LAYERLENS else _raced(cell, LAYERLENS, seed)
             race, timed = plan.race, plan.budgets.get(BudgetName.TIME_RATIO)
             found.append(
                 PlanFacts(
@@ -114,9 +115,15 @@ def _plans(cell: BenchCell, variant: str) -> list[PlanFacts]:
                     verdict="" if race is None else race.verdict,
                     predicted_time_ratio=None if timed is None else timed.spent,
                     is_cut_short=plan.is_cut_short,
+                    is_as_layerlens=ours is not None and trained_by(plan) == trained_by(ours),
                 )
             )
     return found
+
+
+def trained_by(plan: Plan) -> list[tuple[str, str, str, int]]:
+    """What a plan puts where: all that its training depends on beside the model, the data and the config."""
+    return [(entry.layer, entry.site.value, entry.method.value, entry.size) for entry in plan.adapted]
 
 
 def _cost(cell: BenchCell, variant: str, runs: Sequence[BenchRun]) -> PlanCost | None:

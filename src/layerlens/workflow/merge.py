@@ -8,6 +8,7 @@ only its LoRA would be another model than the one that was trained.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from layerlens.compressing.tensor_files import new_folder
 from layerlens.compressing.write_folder import copy_other_files
 from layerlens.config import BaseFormat, output_path
 from layerlens.errors import CheckpointError, ConfigError, ManifestError
+from layerlens.models.checkpoint import Checkpoint
 from layerlens.models.compressed_checkpoint import CompressedCheckpoint
 from layerlens.models.foreign import quiet
 from layerlens.models.loaded_checks import few
@@ -88,13 +90,30 @@ def merge(
             f"{found} was trained over a base in few bits, which cannot take a LoRA in without rounding it away; use it unmerged "
             "with layerlens.load_adapted"
         )
-    progress.note(f"writing {target}")
-    merged: PreTrainedModel = load_adapted(found, model).merge_and_unload(safe_merge=True)
+    # A place that cannot be written to is told before the model is loaded.
     with new_folder(target, base.folder) as staged:
+        progress.note(f"writing {target}")
+        merged: PreTrainedModel = load_adapted(found, model).merge_and_unload(safe_merge=True)
+        _as_padded_(merged, base)
         merged.to(DTYPES[dtype]).save_pretrained(staged)
         _check_whole(merged, staged)
         copy_other_files(base.folder, staged)
     return MergeResult(target, sum(path.stat().st_size for path in target.glob("*.safetensors")), dtype)
+
+
+def _as_padded_(model: PreTrainedModel, base: Checkpoint) -> None:
+    """Give back the base's own pad token, in whose place the tokenizer's was trained with.
+
+    A model that is built anew makes its positions after it (RoBERTa, XGLM). Where a class with a head looks for it in a batch, to
+    find a sample's last token, the tokenizer's is the one to look for.
+    """
+    if model.get_output_embeddings() is None and "pad_token_id" in inspect.unwrap(type(model).forward).__code__.co_names:
+        return
+    with quiet():
+        before = transformers.AutoConfig.from_pretrained(base.folder, local_files_only=True)
+    model.config.pad_token_id = getattr(before, "pad_token_id", None)
+    text, its_own = model.config.get_text_config(), before.get_text_config()
+    text.pad_token_id = getattr(its_own, "pad_token_id", None)
 
 
 def _check_whole(model: PreTrainedModel, folder: Path) -> None:

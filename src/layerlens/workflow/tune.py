@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from layerlens.adapting.arms import ArmName, run_arm, why_refused
-from layerlens.adapting.finetune import is_claimed
+from layerlens.adapting.arms.names import ArmName
+from layerlens.adapting.arms.refused import why_refused
+from layerlens.adapting.arms.run import run_arm
+from layerlens.adapting.finetune import is_claimed, why_not_its_own
 from layerlens.adapting.load import PLAN_FILE
 from layerlens.adapting.order import num_tuning_steps
 from layerlens.adapting.save import ADAPTER_FOLDER
+from layerlens.adapting.tune import run_spec
 from layerlens.adapting.tune import tune as run_tune
 from layerlens.artifacts.evaluation import FULL, Arm, Evaluation, with_time_ratios
 from layerlens.artifacts.plan import UNIFORM, Plan, load_candidates, load_plan, save_plan
@@ -81,6 +84,7 @@ def tune(
     _check_checkpointing(opened, config)
     check_race(loaded, opened.data, has_eval_data=config.eval_data is not None)
     evaluated = _evaluation_samples(opened, config)
+    _check_runs(opened, evaluated, config, folder)
     if dry_run:
         return TuneResult(folder / ADAPTER_FOLDER, None, facts=_facts(loaded, opened, evaluated, config))
     if loaded.race is None and not no_race:
@@ -114,16 +118,18 @@ def _run_arms(
     candidates = load_candidates(path) if config.compare else {}
     arms = []
     for name, seed, place in _places(folder, config):
-        rate = config.learning_rates.get(name, config.learning_rate)
-        settings = config.model_copy(
-            update={"seed": seed, "learning_rate": rate, "seeds": None, "compare": [], "learning_rates": {}}
-        )
-        parts = (opened.task_model, opened.data, opened.part, evaluated, settings)
+        parts = (opened.task_model, opened.data, opened.part, evaluated, _settings_of(name, seed, config))
         if name in list(ArmName):
             arms.append(run_arm(name, plan, candidates, *parts, out=place, progress=progress))
         else:
             arms.append(run_tune(candidates[name], *parts, out=place, name=name, progress=progress))
     return arms
+
+
+def _settings_of(name: str, seed: int, config: TuneConfig) -> TuneConfig:
+    """How one arm trains from one seed."""
+    rate = config.learning_rates.get(name, config.learning_rate)
+    return config.model_copy(update={"seed": seed, "learning_rate": rate, "seeds": None, "compare": [], "learning_rates": {}})
 
 
 def _places(folder: Path, config: TuneConfig) -> Iterator[tuple[str, int, Path]]:
@@ -182,6 +188,18 @@ def _check_folder(folder: Path, path: Path, plan: Plan, config: TuneConfig) -> N
     target = folder / PLAN_FILE
     if target.exists() and target.resolve() != path.resolve() and not _holds(target, plan):
         faults.append(f"{target} is another plan than {path}")
+    if faults:
+        raise ConfigError(f"{'; '.join(faults)}; choose another output folder or remove what is there")
+
+
+def _check_runs(opened: Opened, evaluated: tuple[LoadedData, Sequence[int]], config: TuneConfig, folder: Path) -> None:
+    """Raise before anything is trained where an arm's folder holds another run, as far as that is known before its turn."""
+    faults = []
+    for name, seed, place in _places(folder, config):
+        if is_claimed(place):
+            parts = (opened.task_model, opened.data, opened.part, evaluated, _settings_of(name, seed, config))
+            fault = why_not_its_own(place, run_spec(name, *parts, adapter_params=0, head_params=0, trained={}))
+            faults += [] if fault is None else [fault]
     if faults:
         raise ConfigError(f"{'; '.join(faults)}; choose another output folder or remove what is there")
 

@@ -11,6 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from layerlens.adapting.attach import attached
+from layerlens.errors import UnsupportedModelError
 from layerlens.words import TaskKind
 from tests.unit.adapting.plans import EVERY_FAMILY, kind_of, make_plan, tiny_task_model, uneven_ranks
 
@@ -82,6 +83,29 @@ def test_an_error_inside_leaves_the_base_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         stop_in_the_middle()
     assert_same(before, snapshot(task_model.model))
+
+
+def test_a_model_that_gives_itself_another_part_meanwhile_is_taken_back_all_the_same(tmp_path: Path) -> None:
+    # BigBird makes another attention once it has met a short sample.
+    task_model = tiny_task_model("bert", tmp_path, TaskKind.CLASSIFICATION)
+    before = snapshot(task_model.model)
+    with attached(task_model.model, make_plan(task_model, TaskKind.CLASSIFICATION, 2), seed=0) as adapted:
+        task_model.model.get_submodule("bert.encoder.layer.0.attention.self").add_module("another", nn.Dropout())
+        adapted.train()
+        perturb(adapted)
+    del task_model.model.get_submodule("bert.encoder.layer.0.attention.self").another
+    assert_same(before, snapshot(task_model.model))
+    assert not any(module.training for module in task_model.model.modules())
+
+
+def test_a_model_that_peft_knows_no_lora_for_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    task_model = tiny_task_model("mamba", tmp_path, TaskKind.CAUSAL_LM)
+    plan = make_plan(task_model, TaskKind.CAUSAL_LM, 2)
+    with (
+        pytest.raises(UnsupportedModelError, match=r"no LoRA on this MambaForCausalLM \(.*out_proj.*plan again with --methods"),
+        attached(task_model.model, plan, seed=0),
+    ):
+        pass
 
 
 def test_a_plan_of_nothing_trains_the_head_alone(tmp_path: Path) -> None:

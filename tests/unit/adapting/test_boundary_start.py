@@ -246,3 +246,13 @@ def test_runs_that_share_a_shelf_share_the_work_and_end_as_if_alone(tmp_path: Pa
     assert rows.num == 3 * SIZE + 2 * TRIED
     assert_equal(shared(3), alone)
     assert rows.num == 3 * SIZE + 3 * TRIED
+
+
+def test_blocks_that_see_padding_run_in_every_step_though_the_first_batch_has_none(tmp_path: Path) -> None:
+    task_model = tiny_task_model("fnet", tmp_path, TaskKind.CLASSIFICATION)
+    data, plan = made_data(task_model, TaskKind.CLASSIFICATION, NUM), upper_plan(task_model, TaskKind.CLASSIFICATION)
+    whole = [{**example, "input_ids": (example["input_ids"] * 8)[:16], "attention_mask": [1] * 16} for example in data.examples]
+    mixed = LoadedData(id="made", task=data.task, examples=[*whole[:SIZE], *data.examples[SIZE:]], splits=None, columns={})
+    with attached(task_model.model, plan, seed=0) as adapted, start_of(adapted, mixed, shuffled_batches(), CONFIG, None) as start:
+        hidden_of(start, adapted, mixed, list(range(SIZE)))
+        assert (start.cut, start.kept_bytes) == (0, 0)

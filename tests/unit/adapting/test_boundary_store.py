@@ -75,6 +75,14 @@ def test_a_shelf_gives_one_store_per_seed_and_cut_and_counts_each_sample_once() 
     other = shelf.store(1, 3, LENGTHS, WIDTH)
     assert other is not None
     assert other is not store
-    assert shelf.store(0, 4, LENGTHS, WIDTH) is None
     assert shelf.store(0, 3, LENGTHS, WIDTH) is store
-    assert shelf.store(0, 3, {**LENGTHS, 12: 1}, WIDTH) is None
+
+
+def test_whether_a_run_has_a_store_on_the_shelf_depends_on_the_run_alone() -> None:
+    shelf = BoundaryShelf(2 * NEEDED)
+    stores = [shelf.store(0, cut, LENGTHS, WIDTH) for cut in (1, 2, 1, 3)]
+    assert None not in stores
+    # The one that was asked for the longest ago has made room.
+    assert shelf.store(0, 1, LENGTHS, WIDTH) is stores[0]
+    assert shelf.store(0, 2, LENGTHS, WIDTH) is not stores[1]
+    assert BoundaryShelf(NEEDED).store(0, 1, {**LENGTHS, 12: 1}, WIDTH) is None

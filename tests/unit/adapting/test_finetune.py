@@ -46,6 +46,36 @@ def test_a_stopped_run_of_an_older_version_goes_on(tmp_path: Path) -> None:
     assert any("resumed from" in note for note in notes.notes)
 
 
+def test_a_run_that_was_stopped_while_batches_were_padded_otherwise_does_not_go_on(tmp_path: Path) -> None:
+    task_model, data, part, plan = made("bert", tmp_path / "base")
+    evaluation, out = (data, part.test), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        tune(plan, task_model, data, part, evaluation, QUICK, out=out, progress=StopAfter(3))
+    claim = (out / "checkpoints" / "run.json").read_text()
+    forget(out / "checkpoints" / "run.json", "tokens_padded_to")
+    with pytest.raises(ConfigError, match=r"another run's files \(tokens_padded_to was the default, now 16\)"):
+        tune(plan, task_model, data, part, evaluation, QUICK, out=out)
+    (out / "checkpoints" / "run.json").write_text(claim)
+    arm = tune(plan, task_model, data, part, evaluation, QUICK, out=out)
+    # One that has ended is what it is.
+    forget(out / "arm.json", "run", "tokens_padded_to")
+    assert tune(plan, task_model, data, part, evaluation, QUICK, out=out) == arm
+
+
+def test_an_option_that_came_later_stops_no_run_unless_it_is_used(tmp_path: Path) -> None:
+    task_model, data, part, plan = made("bert", tmp_path / "base")
+    evaluation, out = (data, part.test), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        tune(plan, task_model, data, part, evaluation, QUICK, out=out, progress=StopAfter(3))
+    forget(out / "checkpoints" / "run.json", "config", "warmup_ratio")
+    used = QUICK.model_copy(update={"warmup_ratio": 0.5})
+    with pytest.raises(ConfigError, match=r"another run's files \(config.warmup_ratio was the default, now 0.5\)"):
+        tune(plan, task_model, data, part, evaluation, used, out=out)
+    notes = StopAfter(99)
+    tune(plan, task_model, data, part, evaluation, QUICK, out=out, progress=notes)
+    assert any("resumed from" in note for note in notes.notes)
+
+
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     task_model, data, part, plan = made("bert", tmp_path / "base")
     evaluation, checkpoints = (data, part.test), tmp_path / "out" / "checkpoints"
@@ -94,4 +124,14 @@ def forget_arithmetic(path: Path, *keys: str) -> None:
     del record["arithmetic"]
     for part in ("training", "evaluation"):
         del record[part]["source"]
+    path.write_text(json.dumps(content))
+
+
+def forget(path: Path, *keys: str) -> None:
+    """Take what the last key names out of a record."""
+    content = json.loads(path.read_text())
+    record = content
+    for key in keys[:-1]:
+        record = record[key]
+    del record[keys[-1]]
     path.write_text(json.dumps(content))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from layerlens.adapting import training_batch
 from layerlens.adapting.race import race
 from layerlens.adapting.race_state import RaceState
 from layerlens.artifacts.plan import Plan
@@ -132,6 +133,21 @@ def test_a_stopped_race_is_not_gone_on_with_under_other_options(
     state.write_text("{ half a")
     race(candidates["all"], runners, task_model, data, part, QUICK, state_path=state)
     assert read_json(state, RaceState).runs == first.runs
+
+
+def test_a_race_that_was_stopped_while_batches_were_padded_otherwise_is_another_race(
+    task_model: TaskModel,
+    data: LoadedData,
+    part: Partition,
+    candidates: dict[str, Plan],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runners, state = pair(candidates, "uniform", "all"), tmp_path / "state.json"
+    race(candidates["all"], runners, task_model, data, part, QUICK, state_path=state)
+    monkeypatch.setattr(training_batch, "TOKENS", 8)
+    with pytest.raises(ConfigError, match=r"tokens_padded_to was 16, now 8"):
+        race(candidates["all"], runners, task_model, data, part, QUICK, state_path=state)
 
 
 def test_a_blind_race_says_so_and_believes_the_prior(

@@ -81,6 +81,16 @@ def test_pretrained_matrices_beside_adapters_take_small_steps(tmp_path: Path) ->
         assert rates_of(adapted, of_its_own) == {"lora_": {1e-2}, "pooler": {3e-5}, "classifier": {3e-5}}
 
 
+def test_the_second_factor_of_a_lora_may_have_a_rate_of_its_own(tmp_path: Path) -> None:
+    task_model = tiny_task_model("bert", tmp_path, KIND)
+    config = CONFIG.model_copy(update={"loraplus_lr_ratio": 8.0})
+    with attached(task_model.model, make_plan(task_model, KIND, 1), seed=0) as adapted:
+        optimizer = build_optimizer(adapted, config, new_parameters=task_model.new_parameters)
+        rate_of = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+        seen = {name.split(".")[-3]: rate_of[id(parameter)] for name, parameter in adapted.named_parameters() if "lora_" in name}
+    assert seen == {"lora_A": 1e-2, "lora_B": pytest.approx(8e-2)}
+
+
 def test_a_model_that_trains_as_a_whole_has_one_rate(tmp_path: Path) -> None:
     task_model = tiny_task_model("bert", tmp_path, KIND)
     optimizer = build_optimizer(task_model.model, CONFIG.model_copy(update={"head_learning_rate": 3e-5}))

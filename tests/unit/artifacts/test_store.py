@@ -94,6 +94,13 @@ def test_every_fault_of_a_damaged_file_is_named_at_once(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_fault_shows_the_start_of_what_was_given_and_not_a_whole_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("To be, or not to be. " * 1000)
+    with pytest.raises(ManifestError, match="To be, or not to be") as caught:
+        store.read_json(tmp_path / "file", Validation)
+    assert len(str(caught.value)) < 500
+
+
 def test_arrays_come_back_with_dtype_and_shape(tmp_path: Path) -> None:
     arrays = {"b": np.arange(6, dtype=np.float64).reshape(2, 3).T, "a": np.ones(3, dtype=np.float32)}
     store.write_arrays(tmp_path / "a.safetensors", arrays)

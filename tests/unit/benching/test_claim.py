@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from layerlens.artifacts.store import working_alone, write_json
+from layerlens.benching import contents
 from layerlens.benching.claim import claim_suite_folder, suite_identity
 from layerlens.errors import ConfigError
 from tests.unit.benching.suites import suite
@@ -114,6 +116,30 @@ def test_data_that_have_changed_are_refused_by_their_name(tmp_path: Path) -> Non
     train.write_text("text,label\na,1\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=f"{train} changed since"):
         claim(tmp_path / "out", tasks=tasks, may_extend=True)
+
+
+def test_data_that_lie_there_as_they_were_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "train.csv"
+    data.write_text("text,label\na,0\n", encoding="utf-8")
+    tasks, read = {"own": {"data": str(data)}}, []
+    whole = contents.sha256_of_file
+    monkeypatch.setattr(contents, "sha256_of_file", lambda path: read.append(path) or whole(path))
+    # A file this new may yet change within the same tick of its clock.
+    claim(tmp_path / "out", tasks=tasks)
+    claim(tmp_path / "out", tasks=tasks)
+    assert len(read) == 2
+    monkeypatch.setattr(contents, "_SETTLED_NS", 0)
+    claim(tmp_path / "out", tasks=tasks)
+    claim(tmp_path / "out", tasks=tasks)
+    assert len(read) == 3
+    os.utime(data, ns=(1, 1))
+    claim(tmp_path / "out", tasks=tasks)
+    assert len(read) == 4
+    before = data.stat()
+    data.write_text("text,label\na,1\n", encoding="utf-8")
+    os.utime(data, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ConfigError, match="other data"):
+        claim(tmp_path / "out", tasks=tasks)
 
 
 def test_a_folder_of_an_older_version_takes_its_data_as_they_are(tmp_path: Path) -> None:

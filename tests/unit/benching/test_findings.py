@@ -63,6 +63,23 @@ def test_another_arm_with_the_best_mean_is_named() -> None:
     assert "excludes zero" in best.text
 
 
+def test_an_equal_mean_is_no_better_one() -> None:
+    found = findings_of(results({"mlp": 0.80, "uniform": 0.60, "layerlens": 0.80}, wiggle={"mlp": 0.1}))
+    assert not any("The best mean" in one.text for one in found)
+
+
+def test_a_variant_that_trained_layerlens_s_own_plan_is_said_to_tell_nothing() -> None:
+    same = [
+        PlanFacts(arm=arm, seed=seed, chosen="mlp", params=5, is_blind=True, is_as_layerlens=is_same)
+        for seed, both in enumerate([(True, True), (True, False)])
+        for arm, is_same in zip(("no-debias", "no-whitening"), both, strict=True)
+    ]
+    found = findings_of(results({"uniform": 0.6, "layerlens": 0.7}, plans=same))
+    told = about(found, "the very plan that LayerLens did")
+    assert told.text.startswith("no-debias trained ")
+    assert told.tone == "caution"
+
+
 def test_without_uniform_nothing_says_that_planning_was_worth_it() -> None:
     found = findings_of(results({"full": 0.6, "layerlens": 0.7}, wiggle={"layerlens": 0.1}))
     assert "Uniform LoRA was not measured" in about(found, "worth it").text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from layerlens.benching import ray_processes
@@ -21,6 +23,17 @@ def test_on_ray_one_that_dies_stops_no_other(launcher: Launcher) -> None:  # noq
     assert found["killed"] is not None
     assert "killed by signal 9" in found["killed"]
     assert (found["fault"], found["fine"]) == ("the data is gone", None)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_jobs_on_ray_have_the_priority_of_who_starts_them() -> None:
+    ray = pytest.importorskip("ray")
+    ray_processes._start(ray, 1)
+    try:
+        assert ray.get(ray.remote(lambda: os.nice(0)).remote()) == os.nice(0)
+    finally:
+        ray.shutdown()
 
 
 def test_ray_that_is_not_installed_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

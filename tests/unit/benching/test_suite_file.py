@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from layerlens.benching.cells import cells_of
 from layerlens.benching.suite_file import known_suites, placed, read_suite, selected
@@ -115,6 +116,21 @@ def test_other_paths_are_read_from_the_suites_folder_where_they_lie_there(tmp_pa
     found = placed(asked, tmp_path, BenchConfig(), {})
     assert found.tasks["a"].data == str(tmp_path / "mine.csv")
     assert found.tasks["b"].data == "stdlib-docs"
+
+
+def test_a_folder_beside_the_suite_takes_no_name_that_is_layerlens_s_own(tmp_path: Path) -> None:
+    for name in ("demo", "stdlib-docs", "own"):
+        (tmp_path / name).mkdir()
+    asked = suite(models={"m": "demo", "n": "own"}, tasks={"b": {"data": "stdlib-docs"}})
+    found = placed(asked, tmp_path, BenchConfig(), {})
+    assert (found.models["m"].id, found.tasks["b"].data) == ("demo", "stdlib-docs")
+    assert found.models["n"].id == str(tmp_path / "own")
+
+
+def test_rates_that_would_share_a_folder_are_refused() -> None:
+    with pytest.raises(ValidationError, match="two rates are the same to six digits"):
+        suite(learning_rates={"adapter": [1e-3, 1.0000001e-3]})
+    assert suite(learning_rates={"adapter": [1e-3, 1e-3]}).learning_rates.adapter == [1e-3]
 
 
 def test_a_part_of_a_suite_can_be_asked_for() -> None:

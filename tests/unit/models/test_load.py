@@ -106,6 +106,16 @@ def test_a_head_for_other_labels_is_drawn_anew_and_one_that_fits_is_kept(shared:
     assert_body_is_the_checkpoints(same)
 
 
+@pytest.mark.parametrize(("named", "loaded"), [(None, ""), ("DeiTForImageClassificationWithTeacher", "WithTeacher")])
+def test_of_several_classes_for_a_task_the_one_that_the_config_names_is_taken(
+    named: str | None, loaded: str, tmp_path: Path
+) -> None:
+    folder = save_tiny("deit", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": [named] if named else config["architectures"]}))
+    assert type(load(folder, TaskKind.IMAGE_CLASSIFICATION, THREE).model).__name__ == f"DeiTForImageClassification{loaded}"
+
+
 def test_the_shared_language_model_predicts_better_than_chance(shared: Path) -> None:
     loaded = load(shared / "models" / "stories260k", TaskKind.CAUSAL_LM)
     assert loaded.new_parameters == ()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
-from layerlens.adapting.arms import ArmName
+from layerlens.adapting.arms.names import ArmName
 from layerlens.config import OptimizationConfig, ProfilingConfig
 from layerlens.config.bench import BenchBudget, RateKind
 from layerlens.errors import ConfigError
+from layerlens.workflow import bench_arms
 from layerlens.workflow.bench_arms import VARIANTS, Variant, check_arms, kind_of, known_arms, planning_of, tuned_for
 
 
@@ -24,6 +28,18 @@ def test_an_unknown_arm_is_told_with_the_known_ones() -> None:
     for name in known_arms():
         assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_process_that_starts_runs_needs_no_torch() -> None:
+    code = "import sys, layerlens.workflow.bench; print({'torch', 'peft', 'transformers'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+
+
+def test_a_search_without_optuna_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_arms, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"arms: search and search-10x need optuna, which is not installed; pip install"):
+        check_arms(["uniform", "search", "search-10x"])
+    check_arms(["uniform", "layerlens"])
 
 
 def test_a_variant_whose_switch_does_not_exist_is_not_known() -> None:

@@ -38,6 +38,18 @@ def test_a_merged_model_loads_without_any_adapter_and_has_the_same_logits(family
     assert (out / "tokenizer.json").exists() or (out / "preprocessor_config.json").exists()
 
 
+def test_a_model_that_makes_its_positions_after_its_pad_token_is_merged_with_its_own(tmp_path: Path) -> None:
+    kind = TaskKind.CAUSAL_LM
+    task_model = tiny_task_model("xglm", tmp_path / "base", kind)
+    plan = make_plan(task_model, kind, 2)
+    with attached(task_model.model, plan, seed=0) as adapted:
+        randomise_(adapted)
+        save_adapter(tmp_path / "adapter", adapted, plan, task_model)
+        logits = logits_of(adapted, kind)
+    merged = transformers.AutoModelForCausalLM.from_pretrained(merge(tmp_path / "adapter", tmp_path / "merged").folder)
+    torch.testing.assert_close(logits_of(merged, kind), logits, rtol=1e-4, atol=1e-4)
+
+
 def test_a_body_that_was_renamed_on_loading_is_found_again(tmp_path: Path) -> None:
     kind = TaskKind.QUESTION_ANSWERING
     task_model = tiny_task_model("llama", tmp_path / "base", kind)
@@ -69,6 +81,13 @@ def test_faults_are_told_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="holds no adapter"):
         merge(tmp_path, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_folder_that_is_taken_is_told_before_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = saved(tmp_path, "bert", (Method.LORA,))
+    monkeypatch.delattr("layerlens.workflow.merge.load_adapted")
+    with pytest.raises(ConfigError, match="already holds files"):
+        merge(folder, folder)
 
 
 def test_the_command_writes_the_type_that_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,12 +10,13 @@ import pytest
 import transformers
 
 from layerlens.adapting.load import load_adapted
-from layerlens.artifacts.plan import Budget, Plan, candidates_folder, save_plan
+from layerlens.artifacts.plan import Budget, Plan, candidates_folder, load_plan, save_plan
 from layerlens.config import Precision, TuneConfig
 from layerlens.errors import ConfigError, DataError
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.models.load import load_task_model
 from layerlens.words import BudgetName, TaskKind
+from layerlens.workflow import tune as tunes
 from layerlens.workflow.merge import merge
 from layerlens.workflow.tune import predicted_times, tune
 from tests.tiny_models import WORDS, save_tokenizer
@@ -112,6 +113,23 @@ def test_a_run_is_taken_up_again_and_grows_in_its_folder_and_every_adapter_of_it
     save_plan(path, plan)
     with pytest.raises(ConfigError, match=r"out/plan\.json is another plan than"):
         tune(path, data, out, QUICK, no_race=True)
+
+
+def test_an_arm_s_folder_of_another_run_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out, data = written_plan(tmp_path), tmp_path / "out", str(table(tmp_path / "data.csv", rows=40))
+    save_plan(candidates_folder(path) / "uniform.json", load_plan(path))
+    config = QUICK.model_copy(update={"compare": ["head"]})
+    tune(path, data, out, config, no_race=True)
+    monkeypatch.setattr(tunes, "run_arm", lambda name, *parts, **options: pytest.fail(f"{name} is trained"))
+    changed = config.model_copy(update={"seeds": [1, 0], "learning_rates": {"head": 0.5}})
+    words = (
+        r"arms/head-seed0/arm\.json belongs to another run \(config\.learning_rate was 0\.\d+, now 0\.5\); choose another output"
+    )
+    for dry_run in (True, False):
+        with pytest.raises(ConfigError, match=words):
+            tune(path, data, out, changed, no_race=True, dry_run=dry_run)
 
 
 def test_gradient_checkpointing_that_a_model_does_not_know_is_refused_and_nothing_is_claimed(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from torch import nn
 
 from layerlens.adapting.arms import job as jobs
-from layerlens.adapting.arms import run_arm
 from layerlens.adapting.arms.job import ArmJob
+from layerlens.adapting.arms.run import run_arm
 from layerlens.adapting.finetune import finetune
 from layerlens.artifacts.evaluation import Arm
 from layerlens.artifacts.plan import Plan

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layerlens.adapting.arms import all_trainable
+from layerlens.adapting.arms.full import all_trainable
 from layerlens.config import Precision
 from layerlens.data.inference import score
 from tests.unit.adapting.arms.settings import QUICK, after_training, made

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from layerlens.adapting.arms import with_ranks
 from layerlens.adapting.arms.gradient_init import DAMPING, gradient_directions
+from layerlens.adapting.arms.ranks import with_ranks
 from layerlens.models.weights import is_transposed
 from tests.unit.adapting.arms.settings import Setting, made
 from tests.unit.adapting.arms.test_eva import start_of

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from layerlens.adapting.arms import ArmName, why_refused
+from layerlens.adapting.arms.names import ArmName
+from layerlens.adapting.arms.refused import why_refused
 from layerlens.errors import ConfigError
 from layerlens.words import TaskKind
 from tests.unit.adapting.arms.settings import NUM_SAMPLES, Setting, made

@@ -8,8 +8,7 @@ import pytest
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from layerlens.adapting.arms import with_ranks
-from layerlens.adapting.arms.ranks import uniform_plan
+from layerlens.adapting.arms.ranks import uniform_plan, with_ranks
 from tests.unit.adapting.arms.settings import after_training, made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from layerlens.adapting.arms import ArmName
+from layerlens.adapting.arms.names import ArmName
 from layerlens.artifacts.plan import Plan
 from layerlens.errors import ConfigError
 from tests.unit.adapting.arms.settings import QUICK, Setting, made
