@@ -95,6 +95,11 @@ def test_rates_plans_and_costs_are_all_told(tmp_path: Path) -> None:
         assert words in text, words
 
 
+def test_one_of_a_kind_is_told_in_the_singular(tmp_path: Path) -> None:
+    shown = page_of(results({"full": 0.8, "layerlens": 0.7}), tmp_path).one("h1").text
+    assert shown == "2 arms, 2 seeds, 1 cell: 10 runs."
+
+
 def test_several_cells_are_shown_together_and_each(tmp_path: Path) -> None:
     parts = [results({"full": 0.8, "uniform": 0.6, "layerlens": 0.7}, wiggle={"layerlens": 0.1}) for _ in range(2)]
     runs = [one.model_copy(update={"task": f"t{number}"}) for number, part in enumerate(parts) for one in part.runs]
