@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from layerlens.config.planning import OptimizationConfig
 from layerlens.config.profiling import ProfilingConfig
-from layerlens.config.spellings import Column, Integers, Names
+from layerlens.config.spellings import SEED_LIMIT, Column, Integers, Names
 from layerlens.config.training import RaceConfig, TuneConfig
 from layerlens.words import Frozen, TaskKind
 
@@ -160,6 +160,8 @@ class BenchSuite(Frozen):
     def _seeds_are_natural(cls, value: list[int]) -> list[int]:
         if min(value) < 0:
             raise ValueError("a seed must not be negative")
+        if max(value) >= SEED_LIMIT:
+            raise ValueError(f"a seed must be below {SEED_LIMIT}")
         return value
 
     @field_validator("planning")

@@ -48,8 +48,9 @@ def off_of(value: Any) -> Any:
 
 Bytes = Annotated[int, BeforeValidator(bytes_of)]
 Names = Annotated[list[str], BeforeValidator(split_commas)]
-#: As large as every library's generator takes.
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+#: Every library's generator takes seeds below it.
+SEED_LIMIT = 2**32
+Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT)]
 Seeds = Annotated[list[Seed], BeforeValidator(split_commas)]
 Integers = Annotated[list[int], BeforeValidator(split_commas)]
 Numbers = Annotated[dict[str, float], BeforeValidator(split_pairs)]

@@ -54,6 +54,7 @@ def test_an_unknown_key_is_named_with_its_place(changes: dict[str, Any], where: 
     [
         ({"seeds": [1, 1]}, "1 stands twice"),
         ({"seeds": [-1]}, "must not be negative"),
+        ({"seeds": [2**32]}, "must be below 4294967296"),
         ({"seeds": []}, "at least one"),
         ({"arms": ["full", "full"]}, "full stands twice"),
         ({"models": {}}, "at least one"),
