@@ -78,7 +78,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
         **({} if is_kept else {"keep_at_most": 0}),
     )
     plan = load_plan(FOLDER / f"plan-{0 if is_full else row.partition('-')[0]}.json", is_strict=False)
-    before = memory_told("VmRSS") or 0
+    before = memory_told().get("VmRSS", 0)
     opened = open_plan_model(plan, str(options.data), config)
     chosen = list(opened.part.train)
     random.Random(0).shuffle(chosen)

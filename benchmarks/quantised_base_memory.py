@@ -191,7 +191,7 @@ def measured(base: str, folder: Path, options: argparse.Namespace) -> dict[str, 
 
 def resident_bytes() -> int:
     """What the process has in memory now."""
-    return memory_told("VmRSS") or 0
+    return memory_told().get("VmRSS", 0)
 
 
 def show(rows: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -138,23 +139,25 @@ class BoundaryShelf:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         #: By seed and cut, the one asked for last at the end.
-        self._stores: dict[tuple[int, int], MemoryStore] = {}
-        self._lengths: dict[tuple[int, int], dict[int, int]] = {}
-        self._sizes: dict[tuple[int, int], int] = {}
+        self._shelved: dict[tuple[int, int], _Shelved] = {}
 
     def store(self, seed: int, cut: int, lengths: Mapping[int, int], hidden_size: int) -> MemoryStore | None:
         """The store of a seed's sequence of batches at a cut, for these samples; none where they alone are over the limit."""
         if size_bytes(lengths, hidden_size) > self.limit_bytes:
             return None
-        key = (seed, cut)
-        found = self._stores.pop(key, None) or MemoryStore()
-        self._lengths[key] = {**self._lengths.get(key, {}), **lengths}
-        self._sizes[key] = size_bytes(self._lengths[key], hidden_size)
-        while self._stores and sum(self._sizes.values()) > self.limit_bytes:
-            self._let_go(next(iter(self._stores)))
-        self._stores[key] = found
-        return found
+        found = self._shelved.pop((seed, cut), None) or _Shelved()
+        found.lengths.update(lengths)
+        found.num_bytes = size_bytes(found.lengths, hidden_size)
+        while self._shelved and found.num_bytes + sum(one.num_bytes for one in self._shelved.values()) > self.limit_bytes:
+            self._shelved.pop(next(iter(self._shelved))).store.close()
+        self._shelved[seed, cut] = found
+        return found.store
 
-    def _let_go(self, key: tuple[int, int]) -> None:
-        self._stores.pop(key).close()
-        del self._lengths[key], self._sizes[key]
+
+@dataclass
+class _Shelved:
+    """A store on the shelf, and the tokens of the samples that it was asked for."""
+
+    store: MemoryStore = field(default_factory=MemoryStore)
+    lengths: dict[int, int] = field(default_factory=dict)
+    num_bytes: int = 0

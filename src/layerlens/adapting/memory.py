@@ -51,5 +51,5 @@ def _reset_high_water_mark() -> None:
 
 
 def _high_water_mark() -> int:
-    told = memory_told("VmHWM")
+    told = memory_told().get("VmHWM")
     return memory_guard.peak_memory() if told is None else told

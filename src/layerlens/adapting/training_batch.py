@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from layerlens.data.example import Batch, Example
 from layerlens.data.task import Task
-from layerlens.words import TaskKind
 
 #: Tokens of a batch are padded to a multiple of this. oneDNN keeps code for each shape of a product that it meets, and batches
 #: of every length leave it between their tensors, where it breaks the heap into holes: 100 steps of LoRA on MRPC took 1,899 MiB
@@ -14,8 +13,6 @@ from layerlens.words import TaskKind
 TOKENS = 16
 #: Key of what a run is known by where its batches are so padded; runs of earlier versions lack it, whose batches were not.
 PADDED_TO = "tokens_padded_to"
-#: Tasks whose batches are padded no further than to the longest sample.
-_AS_THEY_ARE = {TaskKind.QUESTION_ANSWERING, TaskKind.IMAGE_CLASSIFICATION}
 
 
 def training_batch(task: Task, examples: Sequence[Example]) -> Batch:
@@ -25,4 +22,4 @@ def training_batch(task: Task, examples: Sequence[Example]) -> Batch:
 
 def padding_identity(task: Task) -> dict[str, int]:
     """What a run's numbers depend on in how its batches are padded: dropout draws for padding too."""
-    return {} if task.info.kind in _AS_THEY_ARE else {PADDED_TO: TOKENS}
+    return {PADDED_TO: TOKENS} if task.is_padded_on else {}

@@ -27,6 +27,9 @@ class Task(ABC):
     label_keys: ClassVar[tuple[str, ...]] = ("labels",)
     """Keys of a batch that hold what is to be predicted, under the names Hugging Face models take them by."""
 
+    is_padded_on: ClassVar[bool] = True
+    """Whether `collate` heeds `multiple_of`: not where padding enters the loss, nor where all samples are of one size."""
+
     def __init__(self, info: TaskInfo) -> None:
         self.info = info
 
@@ -36,8 +39,8 @@ class Task(ABC):
 
         Args:
             examples: Encoded samples.
-            multiple_of: Tokens are padded to the longest example, and on to a multiple of this within the task's `max_length`;
-                not where padding enters the loss (question answering), nor where all samples are as long (images).
+            multiple_of: Tokens are padded to the longest example, and where the task `is_padded_on`, on to a multiple of this
+                within its `max_length`.
         """
 
     @abstractmethod

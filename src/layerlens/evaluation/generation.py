@@ -139,7 +139,8 @@ def weight_bytes(model: nn.Module) -> int:
 
 def resident_bytes() -> tuple[int, int]:
     """Resident set of this process now, and the pages of mapped files in it; 0 where the system does not tell."""
-    return memory_told("VmRSS") or 0, memory_told("RssFile") or 0
+    told = memory_told()
+    return told.get("VmRSS", 0), told.get("RssFile", 0)
 
 
 def _settled_resident_bytes() -> tuple[int, int]:

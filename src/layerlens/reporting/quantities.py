@@ -12,6 +12,11 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def scaled(value: float, unit: str = "") -> str:
     """Three significant digits with a decimal prefix: `22716296` → `22.7 M`."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -5,19 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
+_KIB = " kB"
 
 
-def memory_told(name: str) -> int | None:
-    """Bytes of an entry of `/proc/self/status`.
+def memory_told() -> dict[str, int]:
+    """Bytes by the entries of `/proc/self/status`, all of one moment; none where the system does not tell.
 
-    Args:
-        name: `VmRSS` for the resident set, `VmHWM` for its high-water mark, `RssFile` for the pages of mapped files in it.
-
-    Returns:
-        None where the system does not tell.
+    `VmRSS` is the resident set, `VmHWM` its high-water mark, `RssFile` the pages of mapped files in it.
     """
     try:
         lines = STATUS.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+        return {}
+    entries = (line.removesuffix(_KIB).split(":", 1) for line in lines if line.endswith(_KIB))
+    return {name: int(value) * 1024 for name, value in entries}

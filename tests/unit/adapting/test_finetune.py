@@ -4,87 +4,79 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial, reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
 
 from layerlens.adapting import precision
 from layerlens.adapting.tune import tune
+from layerlens.artifacts.evaluation import Arm
 from layerlens.artifacts.store import working_alone
-from layerlens.config import Precision
+from layerlens.config import Precision, TuneConfig
 from layerlens.errors import ConfigError, NotFiniteError
 from tests.unit.adapting.test_tune import QUICK, StopAfter, made
 
+#: What versions did not tell of a run that knew neither its arithmetic nor all of its samples.
+UNTOLD = ("arithmetic", "training.source", "evaluation.source")
+
 
 def test_a_run_goes_on_in_its_own_arithmetic_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task_model, data, part, plan = made("bert", tmp_path / "base")
-    evaluation, out = (data, part.test), tmp_path / "out"
     config = QUICK.model_copy(update={"precision": Precision.AUTO})
     monkeypatch.setattr(precision, "has_fast_bf16", lambda device: False)
-    with pytest.raises(KeyboardInterrupt):
-        tune(plan, task_model, data, part, evaluation, config, out=out, progress=StopAfter(3))
+    go_on, out = stopped(tmp_path, config)
     monkeypatch.setattr(precision, "has_fast_bf16", lambda device: True)
     with pytest.raises(ConfigError, match=r"another run's files \(arithmetic.bf16 was False, now True\)"):
-        tune(plan, task_model, data, part, evaluation, config, out=out)
+        go_on(config)
     monkeypatch.setattr(precision, "has_fast_bf16", lambda device: False)
-    arm = tune(plan, task_model, data, part, evaluation, config, out=out)
+    arm = go_on(config)
     monkeypatch.setattr(precision, "has_fast_bf16", lambda device: True)
     with pytest.raises(ConfigError, match=r"belongs to another run \(arithmetic.bf16 was False, now True\)"):
-        tune(plan, task_model, data, part, evaluation, config, out=out)
-    forget_arithmetic(out / "arm.json", "run")
-    assert tune(plan, task_model, data, part, evaluation, config, out=out) == arm
+        go_on(config)
+    forget(out / "arm.json", *(f"run.{key}" for key in UNTOLD))
+    assert go_on(config) == arm
 
 
 def test_a_stopped_run_of_an_older_version_goes_on(tmp_path: Path) -> None:
-    task_model, data, part, plan = made("bert", tmp_path / "base")
-    evaluation, out = (data, part.test), tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        tune(plan, task_model, data, part, evaluation, QUICK, out=out, progress=StopAfter(3))
-    forget_arithmetic(out / "checkpoints" / "run.json")
+    go_on, out = stopped(tmp_path)
+    forget(out / "checkpoints" / "run.json", *UNTOLD)
     notes = StopAfter(99)
-    tune(plan, task_model, data, part, evaluation, QUICK, out=out, progress=notes)
+    go_on(QUICK, progress=notes)
     assert any("resumed from" in note for note in notes.notes)
 
 
 def test_a_run_that_was_stopped_while_batches_were_padded_otherwise_does_not_go_on(tmp_path: Path) -> None:
-    task_model, data, part, plan = made("bert", tmp_path / "base")
-    evaluation, out = (data, part.test), tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        tune(plan, task_model, data, part, evaluation, QUICK, out=out, progress=StopAfter(3))
+    go_on, out = stopped(tmp_path)
     claim = (out / "checkpoints" / "run.json").read_text()
     forget(out / "checkpoints" / "run.json", "tokens_padded_to")
     with pytest.raises(ConfigError, match=r"another run's files \(tokens_padded_to was the default, now 16\)"):
-        tune(plan, task_model, data, part, evaluation, QUICK, out=out)
+        go_on(QUICK)
     (out / "checkpoints" / "run.json").write_text(claim)
-    arm = tune(plan, task_model, data, part, evaluation, QUICK, out=out)
+    arm = go_on(QUICK)
     # One that has ended is what it is.
-    forget(out / "arm.json", "run", "tokens_padded_to")
-    assert tune(plan, task_model, data, part, evaluation, QUICK, out=out) == arm
+    forget(out / "arm.json", "run.tokens_padded_to")
+    assert go_on(QUICK) == arm
 
 
 def test_an_option_that_came_later_stops_no_run_unless_it_is_used(tmp_path: Path) -> None:
-    task_model, data, part, plan = made("bert", tmp_path / "base")
-    evaluation, out = (data, part.test), tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        tune(plan, task_model, data, part, evaluation, QUICK, out=out, progress=StopAfter(3))
-    forget(out / "checkpoints" / "run.json", "config", "warmup_ratio")
-    used = QUICK.model_copy(update={"warmup_ratio": 0.5})
+    go_on, out = stopped(tmp_path)
+    forget(out / "checkpoints" / "run.json", "config.warmup_ratio")
     with pytest.raises(ConfigError, match=r"another run's files \(config.warmup_ratio was the default, now 0.5\)"):
-        tune(plan, task_model, data, part, evaluation, used, out=out)
+        go_on(QUICK.model_copy(update={"warmup_ratio": 0.5}))
     notes = StopAfter(99)
-    tune(plan, task_model, data, part, evaluation, QUICK, out=out, progress=notes)
+    go_on(QUICK, progress=notes)
     assert any("resumed from" in note for note in notes.notes)
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
-    task_model, data, part, plan = made("bert", tmp_path / "base")
-    evaluation, checkpoints = (data, part.test), tmp_path / "out" / "checkpoints"
-    with pytest.raises(KeyboardInterrupt):
-        tune(plan, task_model, data, part, evaluation, QUICK, out=tmp_path / "out", progress=StopAfter(3))
+    go_on, out = stopped(tmp_path)
+    checkpoints = out / "checkpoints"
     half = checkpoints / "checkpoint-4"
     half.mkdir()
     with working_alone(checkpoints), pytest.raises(ConfigError, match="another process is working in"):
-        tune(plan, task_model, data, part, evaluation, QUICK, out=tmp_path / "out")
+        go_on(QUICK)
     # What the other one is writing is not taken for a checkpoint that was cut short.
     assert half.exists()
 
@@ -115,23 +107,20 @@ def test_a_run_whose_adapter_was_removed_is_done_again(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in adapter.iterdir()} == content
 
 
-def forget_arithmetic(path: Path, *keys: str) -> None:
-    """Make a record what versions wrote that knew neither the arithmetic of a run nor all of its samples."""
-    content = json.loads(path.read_text())
-    record = content
-    for key in keys:
-        record = record[key]
-    del record["arithmetic"]
-    for part in ("training", "evaluation"):
-        del record[part]["source"]
-    path.write_text(json.dumps(content))
+def stopped(tmp_path: Path, config: TuneConfig = QUICK) -> tuple[Callable[..., Arm], Path]:
+    """A run that was stopped after its third step: what goes on with it, and its folder."""
+    task_model, data, part, plan = made("bert", tmp_path / "base")
+    out = tmp_path / "out"
+    go_on = partial(tune, plan, task_model, data, part, (data, part.test), out=out)
+    with pytest.raises(KeyboardInterrupt):
+        go_on(config, progress=StopAfter(3))
+    return go_on, out
 
 
-def forget(path: Path, *keys: str) -> None:
-    """Take what the last key names out of a record."""
+def forget(path: Path, *dotted: str) -> None:
+    """Take out of a record what the versions that wrote it did not know."""
     content = json.loads(path.read_text())
-    record = content
-    for key in keys[:-1]:
-        record = record[key]
-    del record[keys[-1]]
+    for keys in dotted:
+        *folders, last = keys.split(".")
+        del reduce(getitem, folders, content)[last]
     path.write_text(json.dumps(content))

@@ -14,6 +14,8 @@ from layerlens.data.tasks.classification import LabelledClasses
 class ImageClassification(LabelledClasses):
     """Classification of one image."""
 
+    is_padded_on = False
+
     def collate(self, examples: Sequence[Example], *, multiple_of: int = 1) -> Batch:
         """Stack `pixel_values` as float32 `[batch channels height width]`; `labels` is int64 `[batch]`."""
         return {

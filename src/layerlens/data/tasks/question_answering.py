@@ -38,6 +38,7 @@ class QuestionAnswering(Task):
 
     primary_metric = "f1"
     label_keys = ("start_positions", "end_positions")
+    is_padded_on = False
 
     def __init__(self, info: TaskInfo, pad_token_id: int) -> None:
         super().__init__(info)

@@ -12,7 +12,7 @@ from layerlens.reporting.bench.arms import FULL, LAYERLENS, difference, ratio
 from layerlens.reporting.bench.cell import cell_section
 from layerlens.reporting.markup import Markup, element, join
 from layerlens.reporting.page import render_page
-from layerlens.reporting.quantities import count, percent
+from layerlens.reporting.quantities import count, counted, percent
 from layerlens.reporting.section import Cell as TableCell
 from layerlens.reporting.section import Column, Section, figure, table
 from layerlens.reporting.sections.provenance import commands, fact_list, version_facts
@@ -61,24 +61,20 @@ def build_bench_report(folder: Path) -> str:
 
 def _headline(bench: Bench) -> str:
     done = len(bench.runs) - len(bench.failed)
-    size = ", ".join(map(_counted, (len(bench.arms), len(bench.seeds), len(bench.cells)), ("arm", "seed", "cell")))
+    size = ", ".join(map(counted, (len(bench.arms), len(bench.seeds), len(bench.cells)), ("arm", "seed", "cell")))
     if not done:
         return f"No run of {bench.suite} came to an end."
     ours = [paired for cell in bench.cells if (arm := cell.arm(LAYERLENS)) and (paired := arm.against(UNIFORM))]
     if not ours:
-        return f"{size}: {_counted(done, 'run')}."
+        return f"{size}: {counted(done, 'run')}."
     better, worse = (sum(paired.outcome == word for paired in ours) for word in ("better", "worse"))
     rest = len(ours) - better - worse
     if len(ours) == 1:
         word = {Outcome.BETTER: "is better than", Outcome.WORSE: "is worse than"}.get(ours[0].outcome, "is not told apart from")
-        return f"LayerLens {word} uniform LoRA over {_counted(len(ours[0].seeds), 'seed')}."
+        return f"LayerLens {word} uniform LoRA over {counted(len(ours[0].seeds), 'seed')}."
     return (
         f"Against uniform LoRA, LayerLens is better in {better}, worse in {worse}, not told apart in {rest} of {len(ours)} cells."
     )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def _tiles(bench: Bench) -> list[Tile]:

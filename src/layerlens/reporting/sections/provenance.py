@@ -9,7 +9,7 @@ from typing import Any
 from layerlens.artifacts.layers import ModelInfo
 from layerlens.artifacts.profile import Timing
 from layerlens.reporting.markup import Markup, element, join
-from layerlens.reporting.quantities import count, duration
+from layerlens.reporting.quantities import count, counted, duration
 from layerlens.reporting.run_folder import RunFolder
 from layerlens.reporting.section import Column, Section, table
 
@@ -98,8 +98,7 @@ def _seeds_and_machine(run: RunFolder) -> list[tuple[str, Markup | str]]:
         seeds.append("arms " + ", ".join(str(seed) for seed in sorted({arm.seed for arm in run.evaluation.arms})))
         facts += [("Machine", run.evaluation.machine)] if run.evaluation.machine else []
     if run.timing is not None:
-        threads = f"{run.timing.threads} thread{'s' if run.timing.threads != 1 else ''}"
-        facts.append(("Profile was timed on", f"{run.timing.device}, {threads}"))
+        facts.append(("Profile was timed on", f"{run.timing.device}, {counted(run.timing.threads, 'thread')}"))
     facts += [("Seeds", "; ".join(seeds))] if seeds else []
     versions: dict[str, str] = {}
     for source in (run.profile, run.plan.metadata if run.plan else None, run.evaluation):
