@@ -84,3 +84,25 @@ def check_stored(record: BaseRecord, checkpoint: CompressedCheckpoint) -> None:
             f"the adapter was trained over {record.compressed_folder} with hash {record.compressed_hash[:12]}, which now has "
             f"{found[:12]}; tune again, or name the base to use"
         )
+
+
+def other_form(record: BaseRecord | None, task_model: TaskModel) -> str | None:
+    """What tells a base from the one that an adapter was trained over, where both are the same model in different forms.
+
+    Args:
+        record: Of the adapter; none where it was trained over the model in its own numbers.
+        task_model: What it is put on.
+    """
+    checkpoint = task_model.checkpoint
+    stored = checkpoint if isinstance(checkpoint, CompressedCheckpoint) else None
+    trained = (BaseFormat.AS_IS, None) if record is None else (record.base_format, record.compressed_hash)
+    found = (task_model.base_format, None if stored is None else stored.stored_hash())
+    if found == trained:
+        return None
+    return f"trained over {_form(*trained)} and put on {_form(*found)}"
+
+
+def _form(base_format: BaseFormat, compressed_hash: str | None) -> str:
+    if compressed_hash is not None:
+        return f"a compressed folder with hash {compressed_hash[:12]}"
+    return "the model in its own numbers" if base_format is BaseFormat.AS_IS else f"the model in {base_format}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from layerlens.adapting.base_in_memory import checkpoint_of
-from layerlens.adapting.base_record import BaseRecord, check_stored, read_base
+from layerlens.adapting.base_record import BaseRecord, check_stored, other_form, read_base
 from layerlens.adapting.lora import peft_warnings_hidden
 from layerlens.adapting.save import ADAPTER_FOLDER, BASE_HASH, CONFIG_FILE, TRAINED_FOR, WEIGHTS_FILE, TrainedFor
 from layerlens.adapting.sidecar import Sidecar, disable_together_, load_sites_, read_sidecar, refuse_to_lose_
@@ -29,8 +30,10 @@ from layerlens.models.checkpoint import Checkpoint
 from layerlens.models.compressed_checkpoint import CompressedCheckpoint, open_base_checkpoint
 from layerlens.models.foreign import one_line
 from layerlens.models.load import TaskModel, load_task_model
-from layerlens.models.quantised_base import densify_
+from layerlens.models.quantised_base import densify_, held_format
 from layerlens.models.weights import StoredLinear
+
+log = logging.getLogger(__name__)
 
 #: What `layerlens tune` leaves beside the adapter.
 PLAN_FILE = "plan.json"
@@ -106,11 +109,15 @@ def open_adapter(folder: Path) -> AdapterFolder:
 def load_adapter(adapter: AdapterFolder, task_model: TaskModel) -> PeftModel:
     """Put a saved adapter on its base model, in evaluation mode. The base model is changed in place.
 
+    A base in another form than the one that was trained over (in few bits, or no longer so) is warned of and taken.
+
     Raises:
         ManifestError: the adapter was trained on another base, or does not fit the model.
         UnsupportedModelError: an attention of this model cannot have a prefix.
     """
     _check_base(adapter, task_model.checkpoint)
+    if (differs := other_form(adapter.base, task_model)) is not None:
+        log.warning("%s was %s: its logits are not those that were trained", adapter.folder, differs)
     if adapter.sidecar is not None:
         check_sites(adapter.sidecar.sites, task_model.model)
     is_stored = any(isinstance(module, StoredLinear) for module in task_model.model.modules())
@@ -157,7 +164,7 @@ def load_adapted(folder: str | Path, model: str | Path | nn.Module | None = None
         raise ManifestError(f"{folder} holds no adapter; give the output folder of `layerlens tune`, or a PEFT folder")
     adapter = open_adapter(found)
     if isinstance(model, PreTrainedModel):
-        return load_adapter(adapter, TaskModel(model, (), checkpoint_of(model)))
+        return load_adapter(adapter, TaskModel(model, (), checkpoint_of(model), base_format=held_format(model)))
     if (task := told_task(adapter)) is None:
         raise ConfigError(
             f"nothing beside {found} tells its task; load the base model for it, with its number of labels, and give it as model"

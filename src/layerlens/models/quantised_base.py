@@ -105,6 +105,12 @@ def settle_(model: nn.Module, base_format: BaseFormat, planned: Collection[str])
     _leave_files_(model)
 
 
+def held_format(model: nn.Module) -> BaseFormat:
+    """How a library holds the linear layers of a model that somebody else has loaded."""
+    formats = [base_format for base_format in LIBRARIES if any(_is_quantised(each, base_format) for each in model.modules())]
+    return formats[0] if formats else BaseFormat.AS_IS
+
+
 def densify_(model: nn.Module, heads: Collection[str]) -> None:
     """Replace every stored matrix of a head by an ordinary layer with what it decodes to, for a head is trained as a whole."""
     for head in heads:

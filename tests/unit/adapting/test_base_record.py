@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from layerlens.adapting.base_record import BASE_FILE
 from layerlens.adapting.load import load_adapted, load_adapter, open_adapter
@@ -23,6 +23,7 @@ from layerlens.data.partition import Partition, partition
 from layerlens.errors import ManifestError
 from layerlens.models.foreign import quiet
 from layerlens.models.load import TaskModel
+from layerlens.models.quantised_base import quantization_config
 from layerlens.words import TaskKind
 from tests.unit.adapting.bases import BASES, COMPRESSED, open_base, save_family
 from tests.unit.adapting.mixed_plans import mixed_plan
@@ -46,6 +47,19 @@ def _logits(model: nn.Module, data: LoadedData, part: Partition) -> Tensor:
     return logits
 
 
+def _loaded_by_hand(base: str, folder: Path) -> PreTrainedModel:
+    """The model in some form, as a user loads it."""
+    load = AutoModelForSequenceClassification.from_pretrained
+    with quiet():
+        if base == COMPRESSED:
+            open_base(base, folder / "model", KIND)
+            stored: PreTrainedModel = load(folder / "model-compressed", num_labels=3)
+            return stored
+        config = quantization_config(BaseFormat(base), kept=["classifier", "bert.pooler.dense"])
+        quantised: PreTrainedModel = load(folder / "model", num_labels=3, quantization_config=config)
+        return quantised
+
+
 @pytest.mark.parametrize("base", BASES)
 def test_what_was_trained_comes_back_over_the_same_base_with_identical_logits(base: str, tmp_path: Path) -> None:
     task_model, data, part, plan = _made(base, tmp_path / "model")
@@ -63,7 +77,7 @@ def test_what_was_trained_comes_back_over_the_same_base_with_identical_logits(ba
     assert torch.equal(_logits(loaded, data, part), _logits(load_adapter(open_adapter(adapter), task_model), data, part))
 
 
-def test_the_users_own_model_of_a_compressed_folder_serves_as_the_base(tmp_path: Path) -> None:
+def test_the_users_own_model_of_a_compressed_folder_serves_as_the_base(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     task_model, data, part, plan = _made(COMPRESSED, tmp_path / "model")
     arm = tune(plan, task_model, data, part, (data, part.test), QUICK, out=tmp_path / "out")
     with quiet():
@@ -71,15 +85,30 @@ def test_the_users_own_model_of_a_compressed_folder_serves_as_the_base(tmp_path:
     assert not isinstance(own.bert.pooler.dense, nn.Linear), "the head is stored in few bits, too"
     loaded = load_adapted(tmp_path / "out", own)
     assert score(loaded, data.task, data.take(sorted(part.test)), batch_size=2 * QUICK.batch_size)["loss"] == arm.metrics["loss"]
+    assert not caplog.records
 
 
-def test_the_same_adapter_over_the_float_base_gives_other_logits(tmp_path: Path) -> None:
+def test_the_same_adapter_over_the_float_base_gives_other_logits_and_warns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     task_model, data, part, plan = _made(BaseFormat.INT4_BNB, tmp_path / "model")
     tune(plan, task_model, data, part, (data, part.test), QUICK, out=tmp_path / "out")
     over_base = load_adapter(open_adapter(tmp_path / "out" / "adapter"), task_model)
+    assert not caplog.records
     plain = open_base(BaseFormat.AS_IS, tmp_path / "model", KIND)
     over_float = load_adapter(open_adapter(tmp_path / "out" / "adapter"), plain)
     assert not torch.allclose(_logits(over_base, data, part), _logits(over_float, data, part), atol=1e-3)
+    assert "trained over the model in int4-bnb and put on the model in its own numbers" in caplog.text
+
+
+@pytest.mark.parametrize("base", [BaseFormat.INT8_TORCHAO, BaseFormat.INT4_BNB, COMPRESSED])
+def test_a_model_in_memory_of_another_form_is_warned_of(base: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, data, part, plan = _made(BaseFormat.AS_IS, tmp_path / "model")
+    plain = open_base(BaseFormat.AS_IS, tmp_path / "model", KIND)
+    tune(plan, plain, data, part, (data, part.test), QUICK, out=tmp_path / "out")
+    load_adapted(tmp_path / "out", _loaded_by_hand(base, tmp_path))
+    assert "trained over the model in its own numbers and put on " in caplog.text
+    assert ("a compressed folder" if base == COMPRESSED else f"the model in {base}") in caplog.text
 
 
 @pytest.mark.parametrize("base", [BaseFormat.INT4_BNB, COMPRESSED])
