@@ -38,12 +38,25 @@ class HeadLabels:
         """Whether a class has a name of its own, other than those that transformers makes up: `LABEL_0`, `LABEL_1`, …"""
         return any(name != f"LABEL_{index}" for index, name in enumerate(self.names))
 
-    def fit(self, found: set[str]) -> bool:
-        """Whether labels that the data hold are this head's."""
-        return bool(found) and (found == set(self.names) or (self.is_kept and found <= set(self.names)))
+    def places(self, found: set[str]) -> dict[str, int] | None:
+        """Index of each label that the data hold, where they are this head's; None where they are not."""
+        is_whole = self.is_kept or len(found) == len(self.names)
+        return places_among(self.names, found) if found and is_whole else None
 
 
 NO_HEAD = HeadLabels()
+
+
+def places_among(names: Sequence[str], found: set[str]) -> dict[str, int] | None:
+    """Index in a label set of each label found, as it is spelt there or else in any case; None where one is not among them."""
+    place_of = {name: place for place, name in enumerate(names)}
+    if place_of.keys() >= found:
+        return {key: place_of[key] for key in found}
+    folded = {name.casefold(): place for name, place in place_of.items()}
+    places = {key: folded[key.casefold()] for key in found if key.casefold() in folded}
+    # Names that differ by case alone are two classes.
+    is_clear = len(folded) == len(place_of) and len(set(places.values())) == len(found)
+    return places if is_clear else None
 
 
 def label_key(value: Any) -> str | None:
@@ -89,6 +102,8 @@ def class_labels(
 ) -> tuple[list[int], list[str]]:
     """Map the labels of `rows` to class indices.
 
+    A label set's names are met in any case: a head may call `ENTAILMENT` what data call `entailment`.
+
     Args:
         column: The label column.
         values: Its cells, one for each row of the table.
@@ -106,14 +121,12 @@ def class_labels(
     """
     keys = [_key(table, column, row, values[row]) for row in rows]
     found = set(keys)
-    if head.fit(found):
-        return _indices(keys, head.names), list(head.names)
+    if (places := head.places(found)) is not None:
+        return [places[key] for key in keys], list(head.names)
     if names is not None:
-        _check_known(table, rows, keys, names, "the plan's label set")
-        return _indices(keys, names), list(names)
+        return _known_indices(table, rows, keys, names, "the plan's label set"), list(names)
     if column in table.class_names:
         classes = list(table.class_names[column])
-        _check_known(table, rows, keys, classes, "the source's label set")
     else:
         classes = _sorted_names(found)
         negative = [name for name in classes if name.startswith("-") and name[1:].isdecimal()]
@@ -133,7 +146,7 @@ def class_labels(
             f"{table.where}: column {column!r} has {len(found)} different values in {len(rows)} rows, too many for classes; "
             "give --label-column, or --task regression"
         )
-    return _indices(keys, classes), classes
+    return _known_indices(table, rows, keys, classes, "the source's label set"), classes
 
 
 def regression_targets(column: str, values: Sequence[Any], table: Table, rows: Sequence[int]) -> list[float]:
@@ -180,26 +193,24 @@ def _key(table: Table, column: str, row: int, value: Any) -> str:
     return key
 
 
-def _check_known(table: Table, rows: Sequence[int], keys: Sequence[str], names: Sequence[str], of_what: str) -> None:
-    known = set(names)
-    unknown = sorted(set(keys) - known)
-    if unknown:
-        row = next(row for row, key in zip(rows, keys) if key == unknown[0])
+def _known_indices(table: Table, rows: Sequence[int], keys: Sequence[str], names: Sequence[str], of_what: str) -> list[int]:
+    places = places_among(names, set(keys))
+    if places is None:
+        folded = {name.casefold() for name in names}
+        unknown = min({key for key in keys if key.casefold() not in folded} or set(keys) - set(names))
+        row = next(row for row, key in zip(rows, keys) if key == unknown)
         raise DataError(
-            f"{table.where}: label {unknown[0]!r} in {table.row_name(row)} is not in {of_what} ({', '.join(list(names)[:12])}); "
+            f"{table.where}: label {unknown!r} in {table.row_name(row)} is not in {of_what} ({', '.join(list(names)[:12])}); "
             "use data with the same labels"
         )
-
-
-def _indices(keys: Sequence[str], names: Sequence[str]) -> list[int]:
-    index_of = {name: index for index, name in enumerate(names)}
-    return [index_of[key] for key in keys]
+    return [places[key] for key in keys]
 
 
 def _sorted_names(found: set[str]) -> list[str]:
     """Whole numbers by size, other names by alphabet."""
     if all(_is_whole(name) for name in found):
-        return sorted(found, key=int)
+        # `1` and `01` are two names, and the order of a set is another in every process.
+        return sorted(found, key=lambda name: (int(name), name))
     return sorted(found)
 
 

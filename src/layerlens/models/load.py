@@ -26,7 +26,7 @@ from layerlens.errors import CheckpointError, LayerLensError, UnsupportedModelEr
 from layerlens.models.checkpoint import Checkpoint
 from layerlens.models.compressed_checkpoint import CompressedCheckpoint
 from layerlens.models.foreign import class_for, one_line, quiet
-from layerlens.models.loaded_checks import check_decoder, check_finite, few
+from layerlens.models.loaded_checks import check_decoder, check_embedder, check_finite, few
 from layerlens.models.quantised_base import check_library, densify_, not_planned, plain_tensors, quantization_config, settle_
 from layerlens.models.roles import describe_layers
 from layerlens.models.tree import find_head, is_under
@@ -109,6 +109,8 @@ def load_task_model(
         check_finite(checkpoint, dict(plain_tensors(model.state_dict())))
         if task.kind is TaskKind.CAUSAL_LM:
             check_decoder(checkpoint, model)
+        elif task.kind is TaskKind.EMBEDDING:
+            check_embedder(checkpoint, model)
     return TaskModel(model=model, new_parameters=new, checkpoint=checkpoint, base_format=base_format)
 
 
@@ -228,6 +230,9 @@ def _task_config(checkpoint: Checkpoint, task: TaskInfo) -> Any:
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
         config.problem_type = "regression" if task.kind is TaskKind.REGRESSION else "single_label_classification"
+    if task.kind is TaskKind.QUESTION_ANSWERING:
+        # Most families make the head as wide as the labels, and a checkpoint may be of a classifier with three.
+        config.num_labels = 2
     return config
 
 

@@ -1,4 +1,4 @@
-"""What a loaded model must be before anything is measured on it: finite, and blind to the tokens that it should predict."""
+"""What a loaded model must be before it is measured: finite, blind to what it should predict, able to run on a text alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from layerlens.errors import CheckpointError, UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint
+from layerlens.models.foreign import one_line
 
 
 def check_finite(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
@@ -52,6 +53,20 @@ def check_causal(checkpoint: Checkpoint, model: nn.Module, output: Tensor) -> No
             f"{checkpoint.folder} ({type(model).__name__}) sees the tokens it should predict: it is an encoder, no causal "
             "language model; give a decoder, or another task"
         )
+
+
+def check_embedder(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
+    """Raise if a model gives no hidden states for a text alone: a T5's decoder wants a beginning of its own."""
+    if not model.config.is_encoder_decoder:
+        return
+    try:
+        with torch.no_grad():
+            model(**{name: values.to(model.device) for name, values in causal_probe().items()})
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"{checkpoint.folder} ({type(model).__name__}) does not run on a text alone ({one_line(error)}), so it has no "
+            "embedding of it; give an encoder, or another task"
+        ) from error
 
 
 def few(names: list[str]) -> str:

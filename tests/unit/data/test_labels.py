@@ -39,6 +39,7 @@ def test_a_label_is_written_the_same_however_it_is_stored(value: Any, key: str |
 
 def test_whole_numbers_sort_by_size_and_names_by_alphabet() -> None:
     assert _classes(["10", "9", "10", "2"]) == ([2, 1, 2, 0], ["2", "9", "10"])
+    assert _classes(["2", "1", "001", "01"]) == ([3, 2, 0, 1], ["001", "01", "1", "2"])
     assert _classes(["no", "yes", "No"]) == ([1, 2, 0], ["No", "no", "yes"])
 
 
@@ -58,6 +59,18 @@ def test_the_names_of_a_head_decide_the_order_where_they_are_the_data_s() -> Non
     assert _classes(["never", "later"], head=kept) == ([1, 0], ["later", "never"])
     for broken in ({}, {"id2label": {0: "early", 1: "early"}}, {"id2label": {0: "early", 2: "late"}}, {"id2label": None}):
         assert HeadLabels.of(broken, is_kept=True).names == ()
+
+
+def test_a_label_set_is_met_in_any_case_unless_case_tells_classes_apart() -> None:
+    names = ["CONTRADICTION", "NEUTRAL", "ENTAILMENT"]
+    labels = ["entailment", "Contradiction", "neutral"]
+    assert _classes(labels, head=HeadLabels.of({"id2label": dict(enumerate(names))})) == ([2, 0, 1], names)
+    assert _classes(labels[:2], names=names) == ([2, 0], names)
+    assert _classes(["a", "A"], names=["a", "b", "A"]) == ([0, 2], ["a", "b", "A"])
+    with pytest.raises(DataError, match=r"label 'later' in row 2 is not in the plan's label set"):
+        _classes(["neutral", "later"], names=names)
+    with pytest.raises(DataError, match=r"label 'A' in row 2 is not in the plan's label set \(a, b\)"):
+        _classes(["a", "A"], names=["a", "b"])
 
 
 def test_a_label_outside_a_plans_set_is_named_with_its_row() -> None:

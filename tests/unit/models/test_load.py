@@ -18,7 +18,7 @@ from layerlens.models.load import TaskModel, load_processor, load_task_model
 from layerlens.models.loaded_checks import check_decoder
 from layerlens.words import TaskKind
 from tests.strict_device import STRICT, strict_device
-from tests.tiny_models import FAMILIES, save_tiny
+from tests.tiny_models import FAMILIES, save_tiny, save_tokenizer
 
 TEXT_FAMILIES = sorted(set(FAMILIES) - {"vit"})
 DECODERS = ["gpt2", "gpt_neo", "llama", "mistral", "qwen2"]
@@ -70,6 +70,12 @@ def test_only_the_head_of_a_text_model_is_new(family: str, kind: TaskKind, tmp_p
     assert all(name.split(".")[0] in {"classifier", "pre_classifier", "score", "qa_outputs"} for name in loaded.new_parameters)
     assert_body_is_the_checkpoints(loaded)
     assert not loaded.model.training
+
+
+def test_a_classifier_of_three_becomes_a_reader_with_a_start_and_an_end(tmp_path: Path) -> None:
+    loaded = load(save_tiny("bert", tmp_path, id2label=dict(enumerate(THREE))), TaskKind.QUESTION_ANSWERING)
+    assert loaded.model.qa_outputs.out_features == 2
+    assert loaded.model(torch.tensor([[2, 6, 3]])).end_logits.shape == (1, 3)
 
 
 @pytest.mark.parametrize("family", DECODERS)
@@ -214,6 +220,16 @@ def test_body_weights_of_another_shape_are_an_error_that_says_both(tmp_path: Pat
 def test_a_model_without_an_output_layer_is_no_language_model(minilm: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cls\.predictions\.bias.* not trained as a language model"):
         load(minilm, TaskKind.CAUSAL_LM)
+
+
+def test_a_model_that_does_not_run_on_a_text_alone_embeds_none(tmp_path: Path) -> None:
+    config = transformers.T5Config(
+        vocab_size=200, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
+    transformers.T5Model(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, is_decoder=False)
+    with pytest.raises(UnsupportedModelError, match=r"\(T5Model\) does not run on a text alone .*give an encoder"):
+        load(tmp_path, TaskKind.EMBEDDING)
 
 
 def test_an_encoder_with_an_output_layer_is_no_causal_language_model(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.config import DataConfig
 from layerlens.data.columns import choose_columns
-from layerlens.data.encoders.prepared import Prepared, sample_length, takes_token_types
+from layerlens.data.encoders.prepared import Prepared, check_room, sample_length, takes_token_types
 from layerlens.data.encoders.texts import TextEncoder
 from layerlens.data.example import Example
 from layerlens.data.table import Form, Table
@@ -50,6 +50,7 @@ def prepare_passages(
     if not texts:
         raise DataError(f"{table.where}: column {', '.join(columns)} holds no text; give another --text-columns")
     max_length, notes = sample_length(config, known, checkpoint_config, tokenizer)
+    check_room(max_length, 1, tokenizer)
     encoder = PassageEncoder(
         [texts],
         [0.0] * len(texts),

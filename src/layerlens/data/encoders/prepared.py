@@ -21,7 +21,11 @@ OFFSET_FAMILIES = frozenset(
         "data2vec-text",
         "esm",
         "ibert",
+        "layoutlmv3",
+        "lilt",
         "longformer",
+        "luke",
+        "markuplm",
         "mpnet",
         "roberta",
         "roberta-prelayernorm",
@@ -111,6 +115,17 @@ def sample_length(
             f"give --max-length {longest} or less"
         )
     return longest, (f"samples are cut at {longest} tokens, the most this model takes, not at {wanted}",)
+
+
+def check_room(max_length: int, num_texts: int, tokenizer: Any) -> None:
+    """Check that a sample has room for a token of each text.
+
+    Raises:
+        DataError: the tokenizer's own special tokens, which are never cut, leave none.
+    """
+    needed = int(tokenizer.num_special_tokens_to_add(pair=num_texts == 2)) + num_texts
+    if max_length < needed:
+        raise DataError(f"max_length is {max_length}, too short for {num_texts} text(s); give --max-length {needed} or more")
 
 
 def takes_token_types(checkpoint_config: dict[str, Any], tokenizer: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.config import DataConfig
 from layerlens.data.columns import choose_columns, num_texts_of
-from layerlens.data.encoders.prepared import Prepared, sample_length, splits_of, takes_token_types, usable_rows
+from layerlens.data.encoders.prepared import Prepared, check_room, sample_length, splits_of, takes_token_types, usable_rows
 from layerlens.data.example import Example
 from layerlens.data.labels import NO_HEAD, HeadLabels, class_labels, is_missing, regression_targets
 from layerlens.data.lazy import Encoder
@@ -103,6 +103,7 @@ def prepare_texts(
     else:
         targets, names = class_labels(label, labels, table, rows, known.label_names if known is not None else None, head)
     max_length, length_notes = sample_length(config, known, checkpoint_config, tokenizer)
+    check_room(max_length, len(texts), tokenizer)
     info = TaskInfo(
         kind=kind,
         num_labels=len(names) or 1,

@@ -77,7 +77,7 @@ def _faults(path: Path, arrays: dict[str, np.ndarray], x: str, y: str) -> Iterat
     if labels is None:
         yield f"{path}: {x} is there, but {y} (its labels) is not"
         return
-    if len(images) == 0 or len(images) != len(labels) or labels.ndim != 1:
+    if labels.ndim != 1 or images.size == 0 or images.shape[:1] != labels.shape:
         yield f"{path}: {x} {images.shape} and {y} {labels.shape} need one label for each image, and at least one"
     if not np.issubdtype(labels.dtype, np.integer):
         yield f"{path}: {y} holds {labels.dtype}; classes are integers"
@@ -85,7 +85,7 @@ def _faults(path: Path, arrays: dict[str, np.ndarray], x: str, y: str) -> Iterat
     if not is_picture:
         yield f"{path}: {x} has shape {images.shape}; images are samples × height × width (× channels)"
     elif np.issubdtype(images.dtype, np.floating):
-        if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
+        if images.size and not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
             yield f"{path}: {x} holds floats outside 0 … 1; save it as uint8 or scale it"
     elif images.dtype != np.uint8:
         yield f"{path}: {x} holds {images.dtype}; images are uint8, or floats in 0 … 1"

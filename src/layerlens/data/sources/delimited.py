@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from layerlens.data.sources.decoding import read_text
-from layerlens.data.sources.layouts import Layout, find_layout, has_known_header
+from layerlens.data.sources.layouts import Layout, find_layout, has_known_header, looks_like_names
 from layerlens.data.table import MAX_MALFORMED_SHARE, Table
 from layerlens.errors import DataError
 
@@ -33,12 +33,16 @@ def read_delimited(path: Path, wanted: Sequence[str]) -> Table:
     lines = list(_csv_lines(path, text) if path.suffix.lower() == ".csv" else _tab_lines(text))
     layout = find_layout(lines[0][1], wanted)
     if len(set(layout.names)) != len(layout.names):
-        twice = sorted({name for name in layout.names if layout.names.count(name) > 1})
+        twice = sorted({name or "without a name" for name in layout.names if layout.names.count(name) > 1})
         raise DataError(f"{path}: column {', '.join(twice)} stands twice in the header; rename one")
     rows = lines[1:] if layout.has_header else lines
     if not rows:
         raise DataError(f"{path} has a header ({', '.join(layout.names)}) but no rows")
     kept, notes = _well_formed(path, rows, layout)
+    if wanted and not layout.has_header and looks_like_names(lines[0][1]):
+        # One sample too many is little, but its label is a class.
+        shown = ", ".join(cell.strip() for cell in lines[0][1])
+        notes = (*notes, f"{path}: the first line ({shown}) is read as a row; if it is a header, give columns by their names")
     columns = {name: [cells[place] for _, cells in kept] for place, name in enumerate(layout.names)}
     return Table(
         where=str(path), columns=columns, has_header=layout.has_header, row_names=[number for number, _ in kept], notes=notes

@@ -8,6 +8,7 @@ from typing import Any
 
 from layerlens.data.columns import QUESTION_NAMES
 from layerlens.data.sources.extras import need
+from layerlens.data.sources.pictures import as_rgb
 from layerlens.data.table import Form, LazyColumn, Table
 from layerlens.errors import DataError
 
@@ -47,11 +48,13 @@ def read_saved(folder: Path, split: str | None) -> Table:
 
     try:
         rows = datasets.load_from_disk(str(folder))
-        if isinstance(rows, datasets.DatasetDict):
-            rows = rows[split or DEFAULT_SPLIT]
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise DataError(f"cannot read {folder} as a saved data set: {reason}") from error
+    if isinstance(rows, datasets.DatasetDict):
+        if (wanted := split or DEFAULT_SPLIT) not in rows:
+            raise DataError(f"{folder} has no split {wanted!r}; give --split, one of {', '.join(map(str, rows))}")
+        rows = rows[wanted]
     return table_of(str(folder), rows)
 
 
@@ -68,7 +71,9 @@ def table_of(where: str, rows: Any) -> Table:
         need("PIL", "images", f"{where} holds images")
         # `datasets` names every state of a data set by its fingerprint; reading each image would take longer than some runs.
         columns[name] = LazyColumn(
-            lambda row, name=name: rows[row][name].convert("RGB"), len(rows), lambda row: f"{rows._fingerprint}\0{row}".encode()
+            lambda row, name=name: as_rgb(f"{where}, row {row + 1}", lambda: _picture(rows, name, row)),
+            len(rows),
+            lambda row: f"{rows._fingerprint}\0{row}".encode(),
         )
     is_questions = all(name in columns for name in QUESTION_NAMES)
     label = next(iter(classes)) if len(classes) == 1 else None
@@ -80,3 +85,10 @@ def table_of(where: str, rows: Any) -> Table:
         label_column=label,
         class_names={name: tuple(feature.names) for name, feature in classes.items()},
     )
+
+
+def _picture(rows: Any, name: str, row: int) -> Any:
+    picture = rows[row][name]
+    if picture is None:
+        raise ValueError("there is none")
+    return picture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from layerlens.data.table import Table
 from layerlens.errors import DataError
 
 MAX_FAULTS = 3
+_HALF_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 def read_json_lines(path: Path) -> Table:
@@ -31,7 +34,7 @@ def read_json(path: Path) -> Table:
     """
     text = read_text(path)
     try:
-        content = json.loads(text)
+        content = _parsed(text)
     except json.JSONDecodeError as error:
         if "\n" in text.strip() and text.lstrip().startswith("{") and error.msg == "Extra data":
             return _table_of_lines(path, text)
@@ -53,13 +56,27 @@ def read_json(path: Path) -> Table:
     raise DataError(f"{path} holds no rows; needed is a list of objects, an object of lists, SQuAD's form, or one object a line")
 
 
+def _parsed(text: str) -> Any:
+    """What JSON says; half of a surrogate pair, as cut text has it, is no character, and becomes U+FFFD."""
+    content = json.loads(text)
+    return _whole(content) if _HALF_ESCAPED.search(text) else content
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return _HALF.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return {_whole(name): _whole(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
 def _table_of_lines(path: Path, text: str) -> Table:
     rows, numbers, faults = [], [], []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = _parsed(line)
         except (json.JSONDecodeError, RecursionError) as error:
             faults.append(f"line {number}: {getattr(error, 'msg', 'nested too deep')}")
             continue

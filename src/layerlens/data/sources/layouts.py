@@ -61,14 +61,19 @@ def find_layout(first_row: Sequence[str], wanted: Sequence[str]) -> Layout:
             return known.layout
     if wanted and all(name.isdecimal() for name in wanted):
         return numbered
-    looks_like_names = all(0 < len(name) <= MAX_NAME_LENGTH and not is_number(name) for name in names)
-    return Layout(names, has_header=True) if looks_like_names and len(set(names)) == len(names) else numbered
+    return Layout(names, has_header=True) if looks_like_names(first_row) else numbered
 
 
 def has_known_header(cells: Sequence[str]) -> bool:
     """Whether a row is the header of a table: a well-known name among its cells, and no number."""
     names = [cell.strip() for cell in cells]
     return any(name.casefold() in HEADER_NAMES for name in names) and not any(is_number(name) for name in names)
+
+
+def looks_like_names(cells: Sequence[str]) -> bool:
+    """Whether a row could be a header: short and different cells, none of them empty or a number."""
+    names = [cell.strip() for cell in cells]
+    return all(0 < len(name) <= MAX_NAME_LENGTH and not is_number(name) for name in names) and len(set(names)) == len(names)
 
 
 def is_number(cell: str) -> bool:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from layerlens.artifacts.profile import TaskInfo
+from layerlens.config import DataConfig
+from layerlens.data.encoders.prepared import sample_length
 from layerlens.data.encoders.texts import TextEncoder
 from layerlens.errors import DataError
 from layerlens.words import TaskKind
@@ -176,6 +178,35 @@ def test_a_default_that_the_model_cannot_take_is_cut_and_the_same_when_asked_for
     assert any("samples are cut at 64 tokens" in note for note in data.notes)
     with pytest.raises(DataError, match="samples of 128 tokens are longer than the 64 positions"):
         load(path, max_length=128)
+
+
+@pytest.mark.parametrize(("num_texts", "needed"), [(1, 3), (2, 5)])
+def test_a_length_without_room_for_a_token_of_each_text_is_refused(
+    load: Load, tmp_path: Path, num_texts: int, needed: int
+) -> None:
+    names = ["sentence1", "sentence2"][:num_texts]
+    path = _write(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(DataError, match=rf"max_length is {needed - 1}, too short .* --max-length {needed} or more"):
+        load(path, text_columns=names, max_length=needed - 1)
+    assert len(load(path, text_columns=names, max_length=needed).examples[0]["input_ids"]) == needed
+
+
+@pytest.mark.parametrize("family", ["luke", "markuplm", "layoutlmv3"])
+def test_families_that_count_positions_past_their_padding_token_take_fewer_tokens(
+    tiny: Callable[[str], Path], family: str
+) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    own = {
+        "luke": {"entity_vocab_size": 4, "entity_emb_size": 8},
+        "markuplm": {"max_depth": 2, "xpath_unit_hidden_size": 4},
+        "layoutlmv3": {"max_2d_position_embeddings": 64, "coordinate_size": 2, "shape_size": 4, "visual_embed": False},
+    }
+    config = AutoConfig.for_model(family, vocab_size=200, max_position_embeddings=20, **sizes, **own[family])
+    length, _ = sample_length(DataConfig(), None, config.to_dict(), processor_of(tiny("bert"), TaskKind.CLASSIFICATION))
+    model = AutoModel.from_config(config).eval()
+    model(input_ids=torch.full((1, length), 7))
+    with pytest.raises(IndexError):
+        model(input_ids=torch.full((1, length + 1), 7))
 
 
 def test_numbers_make_a_regression(load: Load, tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ def test_grey_becomes_three_equal_channels(array: np.ndarray) -> None:
         ({"x": PIXELS}, r"x is there, but y \(its labels\) is not"),
         ({"x": PIXELS, "y": LABELS[:2]}, "one label for each image"),
         ({"x": PIXELS[:0], "y": LABELS[:0]}, "at least one"),
+        ({"x": PIXELS[:0] / 255.0, "y": LABELS[:0]}, "at least one"),
+        ({"x": PIXELS[0, 0, 0, 0], "y": LABELS}, "one label for each image"),
         ({"x": PIXELS, "y": LABELS / 2}, "y holds float64; classes are integers"),
         ({"x": PIXELS[:, :, 0, 0], "y": LABELS}, r"x has shape \(4, 5\); images are"),
         ({"x": PIXELS.astype(np.float32), "y": LABELS}, "floats outside 0 … 1"),

@@ -13,6 +13,7 @@ from layerlens.errors import DataError
     [
         (b"", "is empty"),
         (b" \n\t\n", "is empty"),
+        (b"\xef\xbb\xbf\n", "is empty"),
         (b"caf\xe9 au lait", r"is not UTF-8 \(byte 3: .*\); convert it to UTF-8"),
         (b"PK\x03\x04\x00\x00", "is a binary file of no known kind"),
     ],

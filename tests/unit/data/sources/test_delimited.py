@@ -80,6 +80,15 @@ def test_numbers_ask_for_a_file_without_a_header(tmp_path: Path) -> None:
     assert table.columns == {"0": ["good film", "bad film"], "1": ["pos", "neg"]}
 
 
+def test_a_first_line_that_could_be_a_header_is_told_where_it_is_read_as_a_row(tmp_path: Path) -> None:
+    table = _read(tmp_path / "a.csv", "phrase,kind\ngood film,pos\n", "0", "1")
+    assert table.num_rows == 2
+    assert table.notes == (
+        f"{tmp_path / 'a.csv'}: the first line (phrase, kind) is read as a row; if it is a header, give columns by their names",
+    )
+    assert _read(tmp_path / "b.csv", "good film,1\n", "0", "1").notes == ()
+
+
 def test_a_file_that_is_called_otherwise_is_a_table_by_its_header_alone(tmp_path: Path) -> None:
     header, prose, tabbed = (tmp_path / name for name in ("a.txt", "b.txt", "c.txt"))
     header.write_text("\ufeffQuality\t#1 ID\t#1 String\n", encoding="utf-8")

@@ -42,6 +42,30 @@ def test_folders_called_after_splits_are_splits(tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_no_picture_of_the_set_is_neither_a_class_nor_a_sample(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            _image(tmp_path / split / label / "a.png", 1)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/readme.txt").write_text("no image")
+    # What macOS puts into an archive beside every file, and a notebook into a folder.
+    for left_behind in ("__MACOSX/train/cat/._a.png", "train/cat/._a.png", "train/dog/.ipynb_checkpoints/a.png"):
+        _image(tmp_path / left_behind, 1)
+    table = read_image_folder(tmp_path)
+    assert table.class_names == {"label": ("cat", "dog")}
+    assert table.splits == ("test", "test", "train", "train")
+
+
+def test_splits_beside_classes_are_refused_but_a_class_may_be_called_so(tmp_path: Path) -> None:
+    for name in ("train/cat", "train/dog", "test/cat", "extra/cat"):
+        _image(tmp_path / "mixed" / name / "a.png", 1)
+    with pytest.raises(DataError, match="holds folders of classes in test, train, and extra beside them"):
+        read_image_folder(tmp_path / "mixed")
+    for name in ("train", "car"):
+        _image(tmp_path / "vehicles" / name / "a.png", 1)
+    assert read_image_folder(tmp_path / "vehicles").class_names == {"label": ("car", "train")}
+
+
 @pytest.mark.parametrize("content", ["nothing", "flat"])
 def test_a_folder_without_class_folders_is_refused(tmp_path: Path, content: str) -> None:
     if content == "flat":

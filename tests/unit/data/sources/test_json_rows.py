@@ -85,3 +85,10 @@ def test_every_bad_line_is_told_up_to_three(tmp_path: Path) -> None:
 def test_json_without_rows_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_json(_write(tmp_path / "a.json", text))
+
+
+def test_half_of_a_character_is_replaced_and_whole_ones_stay(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.json", r'{"cut \ud83d": ["a \ud83d\ude00 \ude00"]}')
+    columns = {"cut \ufffd": ["a \U0001f600 \ufffd"]}
+    assert read_json(path).columns == columns
+    assert read_json_lines(path).columns == {name: [column] for name, column in columns.items()}
