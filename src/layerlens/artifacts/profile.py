@@ -207,7 +207,11 @@ def load_profile(folder: Path) -> tuple[Profile, dict[str, np.ndarray], Timing |
     Raises:
         ManifestError: a file is missing, does not fit its schema, or holds no gain curve for a layer.
     """
-    if not (folder / PROFILE_FILE).exists():
+    try:
+        is_there = (folder / PROFILE_FILE).exists()
+    except OSError as error:
+        raise ManifestError(f"cannot look into {folder}: {error.strerror or error}; give a folder that you may read") from error
+    if not is_there:
         raise ManifestError(f"{folder} holds no {PROFILE_FILE}; make one with `layerlens profile MODEL --data DATA --out DIR`")
     profile = read_json(folder / PROFILE_FILE, Profile)
     if profile.schema_version != SCHEMA_VERSION:

@@ -147,9 +147,15 @@ def claim_folder(folder: Path, run: Mapping[str, Any], files: Sequence[str] = ()
         True when the folder already belongs to the same run, so the run may resume there.
 
     Raises:
-        ConfigError: the folder holds another run's files, or files that no run claimed.
+        ConfigError: the folder holds another run's files, or files that no run claimed; or it may not be looked into.
     """
-    identity = json.loads(json.dumps(run, default=str))
+    try:
+        return _claimed(folder, json.loads(json.dumps(run, default=str)), files)
+    except OSError as error:
+        raise ConfigError(f"cannot look into {folder}: {error.strerror or error}; choose another output folder") from error
+
+
+def _claimed(folder: Path, identity: dict[str, Any], files: Sequence[str]) -> bool:
     marker = folder / RUN_FILE
     if marker.exists():
         found = read_claim(folder)
@@ -168,7 +174,7 @@ def claim_folder(folder: Path, run: Mapping[str, Any], files: Sequence[str] = ()
     try:
         _put(marker, _json_bytes(identity), _link)
     except _ClaimedError:
-        return claim_folder(folder, run, files)
+        return _claimed(folder, identity, files)
     _remove(unfinished)
     return False
 

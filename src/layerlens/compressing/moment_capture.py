@@ -23,7 +23,7 @@ from layerlens.errors import NotFiniteError, UnsupportedModelError
 from layerlens.linalg.fast_products import fast_products
 from layerlens.linalg.per_sample_norms import ghost_norms, is_ghost_cheaper_alone, token_gram
 from layerlens.models.forward_hooks import taken_off
-from layerlens.models.sequences import as_sequences
+from layerlens.models.sequences import as_sequences, refuse_tokens_first
 
 #: Seed of an input's own sketch, beside those of `LayerMoments`.
 _INPUT = 3
@@ -100,6 +100,8 @@ class MomentCapture:
         output.register_hook(partial(self._on_gradient, name))
 
     def _first_read(self, name: str, source: Tensor, tokens: Tokens) -> _Read:
+        if tokens.is_real is not None:
+            refuse_tokens_first(source, len(tokens.is_held), name)
         values = as_sequences(source, len(tokens.is_held), name)
         held = tokens.split(values)[1]
         self._inputs.setdefault(name, InputMoments(values.shape[-1])).held.add(held, (*tokens.seed, _INPUT))

@@ -47,10 +47,10 @@ def damped_whitener(gram: GramSum, count: int, damping: float, *, releases: bool
         releases: The sum may be let go of.
 
     Returns:
-        None where the Gram is zero (nothing was seen, so nothing can be whitened).
+        None where the Gram is zero (nothing was seen, so nothing can be whitened), or so small that float32 has no digits for it.
     """
     ridge = damping * gram.trace() / gram.features
-    if count == 0 or ridge <= 0.0:
+    if count == 0 or ridge <= torch.finfo(torch.float32).tiny:
         return None
     rows = gram.rows
     whitener = _CholeskyWhitener(_factored(gram.full, ridge), count) if rows is None else _RowWhitener(rows, ridge, count)

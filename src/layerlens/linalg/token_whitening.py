@@ -36,10 +36,10 @@ def whitened_gram(
         damping: λ as a share of the mean eigenvalue of A, above zero.
 
     Returns:
-        Inner products of the whitened rows in float64; None where A is zero.
+        Inner products of the whitened rows in float64; None where A is zero, or so small that its type has no digits for it.
     """
     ridge = damping * float(gram.diagonal()[is_gram_row].double().sum().item()) / features
-    if count == 0 or ridge <= 0.0:
+    if count == 0 or ridge <= torch.finfo(gram.dtype).tiny:
         return None
     if num_whitened == len(gram) and bool(is_gram_row.all()):
         damped = gram.to(torch.float64, copy=True)

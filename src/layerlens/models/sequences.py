@@ -27,3 +27,23 @@ def as_sequences(values: Tensor, num_samples: int, name: str) -> Float[Tensor, "
             "sample; such a model can be neither profiled nor compressed"
         )
     return values.reshape(num_samples, -1, features)
+
+
+def refuse_tokens_first(values: Tensor, num_samples: int, name: str) -> None:
+    """Raise where text comes as [tokens, samples, features], as Longformer's does.
+
+    Where its tokens divide by its samples, `as_sequences` would take it for windows of samples.
+
+    Args:
+        values: What a layer reads.
+        num_samples: Samples of the batch, of text.
+        name: The layer, for the message.
+
+    Raises:
+        UnsupportedModelError: tokens come first.
+    """
+    if values.ndim == 3 and len(values) != num_samples == values.shape[1] > 1:
+        raise UnsupportedModelError(
+            f"layer {name} reads {tuple(values.shape)} in a batch of {num_samples} samples, tokens first; such a model can be "
+            "neither profiled nor compressed"
+        )

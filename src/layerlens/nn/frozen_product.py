@@ -27,8 +27,10 @@ class FrozenMatrix(UncastModule):
     def product(self, inputs: Float[Tensor, "*axes in_features"]) -> Float[Tensor, "*axes out_features"]:
         """x Wᵀ, in the type of the inputs, or in autocast's where that is on; only the inputs get a gradient."""
         flat = inputs.reshape(-1, self.in_features).to(product_type(inputs))
-        outputs: Tensor = _FrozenProduct.apply(flat, self)
-        return outputs.view(*inputs.shape[:-1], self.out_features)
+        outputs = _FrozenProduct.apply(flat, self)
+        # No view: Falcon changes what its layers give in place, and a hook on a changed view never sees a gradient.
+        shaped: Tensor = torch.ops.aten._unsafe_view(outputs, (*inputs.shape[:-1], self.out_features))
+        return shaped
 
     @abstractmethod
     def multiply(self, inputs: Float[Tensor, "tokens in_features"]) -> Float[Tensor, "tokens out_features"]:

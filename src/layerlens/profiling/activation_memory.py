@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from transformers.cache_utils import Cache
 
 from layerlens.artifacts.layers import ModelLayout
 from layerlens.data.example import Batch
@@ -29,6 +30,7 @@ from layerlens.models.frozen import frozen
 from layerlens.models.tensors_in import floating_tensors, tensors
 from layerlens.profiling.batch_device import to_device_of
 from layerlens.profiling.counted_samples import CountedSamples
+from layerlens.profiling.detached import detached
 from layerlens.profiling.live_bytes import LiveBytes
 from layerlens.profiling.saved_bytes import saved_bytes
 
@@ -73,10 +75,13 @@ def count_step(model: nn.Module, layout: ModelLayout, task: Task, samples: Count
     calls: list[tuple[int, tuple[Any, ...], dict[str, Any]]] = []
     ends: list[Tensor] = []
 
-    def enter(position: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append((position, args, kwargs))
-        while ends:
-            ends.pop().requires_grad_(False)
+    def enter(position: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        # Off the graph of what comes before: a decoder's blocks read what was made of the encoder's last hidden state. And
+        # without the cache that XLM makes whatever it is asked: a block that runs again would find it filled.
+        given = detached(args), {name: None if isinstance(value, Cache) else detached(value) for name, value in kwargs.items()}
+        calls.append((position, *given))
+        ends.clear()
+        return given
 
     def leave(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         # The last to leave is where what follows the blocks begins.

@@ -25,7 +25,7 @@ from layerlens.linalg.fast_products import fast_products
 from layerlens.linalg.token_mixing import TokenMixer
 from layerlens.models.arithmetic import without_autocast
 from layerlens.models.forward_hooks import taken_off
-from layerlens.models.sequences import as_sequences
+from layerlens.models.sequences import as_sequences, refuse_tokens_first
 from layerlens.profiling.calibration import CalibrationBatch
 from layerlens.profiling.spaces import Space, Tokens, choose_space
 from layerlens.profiling.statistics_spaces import empty_statistics
@@ -79,6 +79,7 @@ class Capture:
         self._part = range(0)
         self._num_before = 0
         self._mixer: TokenMixer | None = None
+        self._is_text = False
         self._labels = "empirical"
         self._num_backwards = {"empirical": 0, "true": 0}
         self._fills_gram = False
@@ -112,7 +113,7 @@ class Capture:
         self._forget()
         self._num_before += len(self._part)
         self._batch, self._part = batch, range(len(batch.samples))[part or slice(None)]
-        self._mixer = None
+        self._mixer, self._is_text = None, mask is not None
         if batch.gram_rows:
             self._mixer = TokenMixer(
                 batch.gram_rows, batch.seed, mask, num_samples=len(batch.samples), part=slice(self._part.start, self._part.stop)
@@ -127,7 +128,7 @@ class Capture:
         self._num_backwards[self._labels] += 1
         for sums in self.sums.values():
             if len(sums.norms[self._labels]) < self._num_backwards[self._labels]:
-                sums.add_zero(len(self._part), self._labels)
+                sums.add_zero(len(self._part), self._labels, fills_gram=self._fills_gram and self._mixer is not None)
 
     def _forget(self) -> None:
         self._inputs.clear()
@@ -142,6 +143,8 @@ class Capture:
                 f"layer {name} runs more than once in one forward pass; layers that share a weight cannot be profiled"
             )
         source = args[0].detach()
+        if self._is_text:
+            refuse_tokens_first(source, len(self._part), name)
         leader = self._readers.setdefault((source.data_ptr(), source.shape, source.stride()), name)
         # Under autocast the layer multiplied what it reads in the type of its output; readers of one input share the copy.
         values = self._inputs[leader].inputs if leader in self._inputs else source.to(output.dtype)

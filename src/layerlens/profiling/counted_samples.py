@@ -63,4 +63,5 @@ def counted_samples(
 
 
 def _cut(value: object, num_tokens: int, length: int) -> object:
-    return value[:length] if isinstance(value, list) and len(value) == num_tokens else value
+    # The last token ends the text, and some models look for it.
+    return [*value[: length - 1], value[-1]] if isinstance(value, list) and len(value) == num_tokens else value

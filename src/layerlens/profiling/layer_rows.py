@@ -217,8 +217,9 @@ class LayerRows(LayerStatistics):
             return ghost_norms(self.shared.token_gram(inputs), gradient.float())
         return ghost_norms(token_gram(at_tokens(inputs, positions).float()), at_tokens(gradient, positions).float())
 
-    def add_zero(self, num_samples: int, labels: str) -> None:
+    def add_zero(self, num_samples: int, labels: str, *, fills_gram: bool) -> None:
         self.norms[labels].append(torch.zeros(num_samples, device=self._device))
+        self._gram_samples += num_samples if fills_gram else 0
 
     def products(self, num_samples: int) -> GradientProducts:
         between = self._inner_products(num_samples)

@@ -114,8 +114,14 @@ class LayerStatistics(ABC):
         """
 
     @abstractmethod
-    def add_zero(self, num_samples: int, labels: str) -> None:
-        """Add samples whose loss does not depend on the layer."""
+    def add_zero(self, num_samples: int, labels: str, *, fills_gram: bool) -> None:
+        """Add samples whose loss does not depend on the layer.
+
+        Args:
+            num_samples: How many.
+            labels: Whose norms they are added to.
+            fills_gram: B, a mean over samples, counts them.
+        """
 
     @abstractmethod
     def mean_gradient_energy(self, num_samples: int) -> float:

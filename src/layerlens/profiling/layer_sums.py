@@ -176,8 +176,9 @@ class LayerSums(LayerStatistics):
         for labels, parts in other.norms.items():
             self.norms[labels] += parts
 
-    def add_zero(self, num_samples: int, labels: str) -> None:
+    def add_zero(self, num_samples: int, labels: str, *, fills_gram: bool) -> None:
         self.norms[labels].append(self.first.new_zeros(num_samples))
+        self.gram_samples += num_samples if fills_gram else 0
 
     def mean_gradient_energy(self, num_samples: int) -> float:
         # Row by row, so that no third matrix of this size is made.
@@ -210,7 +211,7 @@ class LayerSums(LayerStatistics):
 
     @property
     def output_gram(self) -> Float[Tensor, "out_features out_features"] | None:
-        return self.gram.full() / self.gram_samples if self.gram_samples else None
+        return self.gram.full() / self.gram_samples if self.gram.num_rows else None
 
     def gain_curve(
         self,

@@ -118,6 +118,8 @@ def _profile(
     if is_done:
         found, _, timing = load_profile(folder)
         _check_data(found, opened, config, folder)
+        # Whoever was killed right after writing the profile has left its hidden states.
+        shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
         progress.note(f"{folder} already holds this profile")
         return ProfileResult(folder, found, seconds=timing.stages if timing else {})
     work = folder / WORK_FOLDER

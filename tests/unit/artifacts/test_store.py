@@ -131,6 +131,12 @@ def test_another_runs_folder_is_refused_and_says_what_differs(tmp_path: Path) ->
         store.claim_folder(tmp_path / "out", {"command": "profile", "seed": 2})
 
 
+def test_a_folder_that_the_system_does_not_look_into_is_refused_in_one_line(tmp_path: Path) -> None:
+    # As one in another user's home, but for a superuser too.
+    with pytest.raises(ConfigError, match=r"cannot look into .*File name too long; choose another output folder"):
+        store.claim_folder(tmp_path / ("a" * 300), {"command": "profile"})
+
+
 def test_a_folder_with_a_persons_own_files_is_refused_untouched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ConfigError, match="is not empty"):

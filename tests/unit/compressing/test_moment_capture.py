@@ -119,6 +119,15 @@ def test_a_layer_that_runs_twice_is_refused() -> None:
             layer(output)
 
 
+def test_text_with_its_tokens_first_is_refused_by_name() -> None:
+    layer = nn.Linear(4, 4).requires_grad_(False)
+    capture = MomentCapture({"turned": layer})
+    with capture.hooked():
+        capture.start(Tokens(torch.ones(2, 6, dtype=torch.bool), torch.zeros(2, dtype=torch.bool), (0, 0)))
+        with pytest.raises(UnsupportedModelError, match=r"turned reads \(6, 2, 4\) in a batch of 2 samples, tokens first"):
+            layer(torch.randn(6, 2, 4))
+
+
 def test_an_infinite_gradient_is_told_by_its_layer() -> None:
     layer = nn.Linear(4, 4).requires_grad_(False)
     capture = MomentCapture({"bad": layer})

@@ -100,6 +100,9 @@ def test_a_released_gram_is_let_go_and_whitens_alike(num_expected: int) -> None:
 def test_no_rows_make_no_whitener() -> None:
     assert damped_whitener(GramSum(300, 100), 0, 0.1) is None
     assert damped_whitener(_gram_sum(torch.zeros(4, 300), 10_000), 4, 0.1) is None
+    # Squares of these are among the last few numbers above zero, and no Cholesky factor of them exists.
+    tiny = 1e-23 * torch.randn(64, 24, generator=torch.Generator().manual_seed(0))
+    assert damped_whitener(_gram_sum(tiny, 10_000), 64, 0.1) is None
 
 
 def test_factor_and_solves_take_a_few_columns_beside_the_gram_and_the_matrix() -> None:

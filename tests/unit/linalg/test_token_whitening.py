@@ -61,3 +61,6 @@ def test_nothing_seen_cannot_be_whitened() -> None:
     assert _found(rows, torch.zeros(5, dtype=torch.bool), 5, 0.1) is None
     nothing = torch.zeros(5, FEATURES, dtype=torch.float64)
     assert _found(nothing, torch.ones(5, dtype=torch.bool), 5, 0.1) is None
+    # Squares of these are among the last few numbers above zero, and no Cholesky factor of them exists.
+    tiny = 1e-23 * _rows(64).float()
+    assert _found(tiny, torch.ones(64, dtype=torch.bool), 64, 0.1) is None

@@ -72,6 +72,17 @@ def test_a_matrix_in_bfloat16_gives_its_own_gradient(
     assert _error(inputs.grad, outer.double() @ matrix) < tolerance
 
 
+def test_a_hook_on_an_output_that_is_then_changed_in_place_sees_its_gradient() -> None:
+    module, _ = _stored(integer(4, 32))
+    seen: list[Tensor] = []
+    outputs, outer = module.product(_inputs(3)), _outer(3)
+    outputs.register_hook(seen.append)
+    # As Falcon adds its attention to what its MLP gave.
+    outputs += 1.0
+    outputs.backward(outer)
+    assert torch.equal(seen[0], outer)
+
+
 @pytest.mark.parametrize("scheme", [integer(4, 32), low_rank(16, 8, 32), integer_low_rank(3, 16, 4, 32)], ids=lambda s: s.name)
 def test_nothing_decoded_is_kept_for_the_backward_pass(scheme: Scheme) -> None:
     kept: list[tuple[int, ...]] = []

@@ -83,6 +83,26 @@ def test_dropout_keeps_what_it_multiplied_by_and_leaves_the_generators_alone() -
     assert not any(module.training for block in blocks for module in block.modules())
 
 
+def test_a_decoder_s_blocks_are_counted_off_the_graph_of_the_encoder() -> None:
+    class Reading(_Block):
+        def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+            return super().forward(x) + memory
+
+    class EncoderDecoder(_Stack):
+        def forward(self, x: Tensor) -> Tensor:
+            encoder, *decoder = self.blocks
+            # What lies between the two is on the graph of the encoder's last hidden state.
+            memory = torch.tanh(encoder(x))
+            for block in decoder:
+                x = block(x, memory)
+            return x
+
+    layout = ModelLayout(layers=[], blocks=[block_spec(f"blocks.{at}", at) for at in range(3)], head=[])
+    samples = CountedSamples(vector_examples(3, length=4), 4)
+    found = count_step(EncoderDecoder(_Block(), Reading(), Reading()), layout, VectorTask(), samples)
+    assert found.saved == [3 * 4 * 8 * FLOATS] * 3
+
+
 def test_what_a_block_takes_for_a_moment_are_the_gradients_that_live_at_once() -> None:
     """Of its output, which its input shares (5 wide), and of tanh's output and input (8 each); two numbers for the sum."""
     assert _counted(_Block()).working == [3 * 4 * (5 + 8 + 8) * FLOATS + 2 * FLOATS]

@@ -44,6 +44,16 @@ def test_a_layer_whose_rows_belong_to_no_sample_is_refused_by_name() -> None:
         vector_statistics(Pruned(), vector_examples(3, length=4))
 
 
+def test_text_with_its_tokens_first_is_refused_by_name() -> None:
+    class TokensFirst(Vectors):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.upper(torch.tanh(self.lower(x.transpose(0, 1)))).transpose(0, 1)
+
+    # Of four tokens and two samples: as many rows as two windows of each sample would have.
+    with pytest.raises(UnsupportedModelError, match=r"layer lower reads \(4, 2, 5\) in a batch of 2 samples, tokens first"):
+        vector_statistics(TokensFirst(), vector_examples(4, length=4), batch_size=2)
+
+
 def test_an_input_that_is_overwritten_after_it_was_read_is_refused_by_name() -> None:
     class Overwriting(Vectors):
         def forward(self, x: Tensor) -> Tensor:
@@ -93,6 +103,22 @@ def test_a_layer_that_the_loss_does_not_depend_on_has_no_gradient() -> None:
     assert statistics.norms("idle", "empirical").tolist() == [0.0] * 5
     assert statistics.layers["idle"].output_gram is None
     assert (statistics.norms("lower", "empirical") > 0).all()
+
+
+@pytest.mark.parametrize("space", list(Space))
+def test_samples_that_do_not_reach_a_layer_count_whatever_the_batches(space: Space) -> None:
+    class Skipping(Vectors):
+        def forward(self, x: Tensor) -> Tensor:
+            # Samples of one length share a batch, so a batch skips the lower layer as a whole or not at all.
+            return self.upper(torch.tanh(self.lower(x) if x.shape[1] > 3 else torch.zeros(*x.shape[:2], 6)))
+
+    examples = [*vector_examples(4, length=3), *vector_examples(4, length=5)]
+    found = vector_statistics(Skipping(), examples, batch_size=4, space=space)
+    reached = vector_statistics(Vectors(), examples[4:], batch_size=4, space=space)
+    assert found.norms("lower", "empirical")[:4].tolist() == [0.0] * 4
+    gram, all_reached = (statistics.layers["lower"].output_gram for statistics in (found, reached))
+    assert gram is not None
+    torch.testing.assert_close(2.0 * gram, all_reached)
 
 
 def test_frozen_puts_flags_mode_and_cache_back_even_after_an_error(tmp_path: Path) -> None:

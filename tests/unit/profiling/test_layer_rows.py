@@ -225,7 +225,7 @@ def test_no_gradient_at_all_is_worth_nothing(space: Space) -> None:
 def test_samples_that_do_not_reach_the_layer_have_no_gradient(space: Space) -> None:
     feed = FEEDS["few tokens"]
     found = feed.into(space)
-    found.add_zero(2, "empirical")
+    found.add_zero(2, "empirical", fills_gram=False)
     assert torch.cat(found.norms["empirical"])[-2:].tolist() == [0.0, 0.0]
     products = found.products(10)
     assert products.positions.tolist() == list(range(10))

@@ -11,7 +11,7 @@ That holds only where a block hands the next one its hidden state as it is and n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,7 @@ class Skeleton:
         """Learn what a block gives back from one call of the first one; returns its output.
 
         Raises:
-            UnsupportedModelError: the blocks do not pass one hidden state from each to the next.
+            UnsupportedModelError: the blocks do not pass one hidden state from each to the next, or one runs twice.
         """
         # What a stub must give back is not known yet, so the pass ends at the first one.
         entry = self._entry(inputs, num_calls=1)
@@ -91,6 +91,7 @@ class Skeleton:
             raise UnsupportedModelError(
                 f"block {self._names[0]} does not map a hidden state to one of the same shape; {self._way_out}"
             )
+        self._refuse_repeats(inputs)
         return hidden
 
     def entry(self, inputs: Mapping[str, Any], *, is_blank: bool = False) -> Entry:
@@ -157,6 +158,29 @@ class Skeleton:
             except _EnoughError:
                 return Entry(first[0], calls)
         raise UnsupportedModelError(f"{len(calls)} of {len(self._blocks)} blocks ran in a forward pass; {self._way_out}")
+
+    @torch.no_grad()
+    def _refuse_repeats(self, inputs: Mapping[str, Any]) -> None:
+        """Refuse a model that runs a block again after the others, as ALBERT does: `_entry` would not see it."""
+        ran: set[int] = set()
+
+        def stub(block: int, hidden: Tensor, _: BlockCall) -> Tensor:
+            if block in ran:
+                raise UnsupportedModelError(
+                    f"{type(self.model).__name__} runs {self._names[block]} more than once in a forward pass; a model whose "
+                    "layers share their weights can be neither profiled nor compressed"
+                )
+            ran.add(block)
+            return hidden
+
+        def enough(*_: Any, **__: Any) -> None:
+            raise _EnoughError
+
+        # A language model's head is as large as all of a block, and nothing runs behind it.
+        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+        ends = [] if head is None else [(head, enough)]
+        with self._blank_tables(), self._stubbed(stub), replaced_forwards(ends), self._own_code(), suppress(_EnoughError):
+            self.model(**inputs)
 
     def _stubbed(self, stub: Callable[[int, Tensor, BlockCall], Tensor]) -> AbstractContextManager[None]:
         return replaced_forwards(

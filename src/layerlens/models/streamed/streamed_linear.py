@@ -36,9 +36,10 @@ class StreamedLinear(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
         flat = inputs.reshape(-1, self.in_features).to(product_type(inputs))
-        output: Tensor = _Streamed.apply(flat, self)
-        # A view that the Function made itself could not be changed in place, as Falcon changes what its layers give.
-        return output.view(*inputs.shape[:-1], self.out_features)
+        output = _Streamed.apply(flat, self)
+        # No view: Falcon changes what its layers give in place, and a hook on a changed view never sees a gradient.
+        shaped: Tensor = torch.ops.aten._unsafe_view(output, (*inputs.shape[:-1], self.out_features))
+        return shaped
 
     def weight_matrix(self) -> Float[Tensor, "out_features in_features"]:
         """The whole weight in the type it is stored in; a view where it is transposed."""

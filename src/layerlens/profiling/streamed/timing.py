@@ -201,8 +201,9 @@ def typical_part(
 
 def block_shape(model: StreamedModel, block: int) -> Any:
     """What blocks that take the same time have in common."""
-    module = model.model.get_submodule(model.layout.blocks[block].path)
-    return type(module), tuple((layer.out_features, layer.in_features) for layer in model.layers_of(block).values())
+    # Their modules too: ModernBERT's first block has no norm before its attention.
+    modules = model.model.get_submodule(model.layout.blocks[block].path).modules()
+    return tuple(map(type, modules)), tuple((layer.out_features, layer.in_features) for layer in model.layers_of(block).values())
 
 
 @contextmanager

@@ -72,6 +72,16 @@ class Using(Model):
         return self.head(hidden) + total
 
 
+class Repeating(Model):
+    """Runs all its blocks twice, as ALBERT runs its one block many times."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = x
+        for block in [*self.blocks, *self.blocks]:
+            hidden, _ = block(hidden)
+        return self.head(hidden)
+
+
 def skeleton_of(model: nn.Module, **settings: Any) -> Skeleton:
     return Skeleton(model, [f"blocks.{block}" for block in range(3)], **settings)
 
@@ -98,6 +108,11 @@ def test_a_model_that_works_on_the_hidden_state_between_blocks_is_refused_by_nam
     model.is_in_place = is_in_place
     with pytest.raises(UnsupportedModelError, match=r"Scaling .* changes the hidden state between blocks\.0 and blocks\.1"):
         skeleton_of(model).entry({"x": torch.randn(2, 3, 4)})
+
+
+def test_a_model_that_runs_a_block_twice_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"Repeating runs blocks\.0 more than once in a forward pass"):
+        skeleton_of(Repeating()).entry({"x": torch.randn(2, 3, 4)})
 
 
 def test_what_the_models_own_code_raises_is_told_in_one_line() -> None:

@@ -51,6 +51,25 @@ def test_in_several_sweeps_a_guessed_family_has_the_input_groups_of_the_profile_
     assert groups[f"{attention}.out_proj"] == f"{attention}.out_proj"
 
 
+@pytest.mark.parametrize(
+    ("class_name", "settings"),
+    [
+        # Adds its attention to what its MLP gave, in place.
+        ("FalconModel", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+        # Its first block has no norm before its attention.
+        ("ModernBertModel", {"intermediate_size": 64, "cls_token_id": 2, "sep_token_id": 3}),
+    ],
+)
+def test_blocks_that_are_built_unusually_are_measured_as_in_memory(
+    tmp_path: Path, class_name: str, settings: dict[str, object]
+) -> None:
+    measured = other_case(tmp_path, class_name, settings)
+    found, expected = run_streamed(measured, tmp_path / "work", **WHOLE), in_memory(measured)
+    assert_same_numbers(found, expected)
+    assert all(layer.metrics["fisher"] > 0.0 for layer in found[0].layers)
+    assert found[0].blocks == expected[0].blocks
+
+
 @pytest.mark.parametrize("class_name", ["DebertaModel", "DebertaV2Model"])
 def test_blocks_that_give_back_a_pair_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, class_name: str) -> None:
     # DeBERTa's own mask overflows in bfloat16, in which blocks are timed where that is fast.
