@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -52,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 a check failed, 2 bad input (one line on stderr), 130 interrupted.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A terminal or pipe of few signs gets `?` for what it lacks, where Python would stop with a traceback.
+        sys.stdout.reconfigure(errors="replace")
     typed = list(sys.argv[1:] if arguments is None else arguments)
     is_debug = "--debug" in typed
     typed = [argument for argument in typed if argument != "--debug"]

@@ -15,6 +15,7 @@ from layerlens.artifacts.evaluation import Evaluation
 from layerlens.artifacts.plan import Plan
 from layerlens.artifacts.validation import Validation
 from layerlens.benching.table import bench_tables, cost_lines
+from layerlens.budget.table import plan_table
 from layerlens.validation.table import validation_table
 from layerlens.words import Role
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from layerlens.workflow.race import RaceResult
     from layerlens.workflow.tune import TuneResult
 
-_console = Console(highlight=False)
+#: Names of files and folders stand in what is printed: brackets and colons in them are no markup.
+_console = Console(highlight=False, markup=False, emoji=False)
 
 _WIDE = 110  # columns from which every metric of a result fits beside the rest
 
@@ -37,15 +39,14 @@ _WIDE = 110  # columns from which every metric of a result fits beside the rest
 def show_compress(result: CompressResult) -> bool:
     """Print what was written and what every candidate and baseline lost, or what a dry run would do."""
     for name, fact in result.facts.items():
-        _console.print(f"{name:<8} {fact}", markup=False)
+        _console.print(f"{name:<8} {fact}")
     plan = result.plan
     if plan is None:
         return True
     before, after = plan.model.size_bytes, plan.size_bytes
     _console.print(
         f"{before:,} bytes → {after:,} ({after / before:.1%}), {plan.bits_per_weight:.3f} bits per weight; "
-        f"chosen: {plan.chosen.name}",
-        markup=False,
+        f"chosen: {plan.chosen.name}"
     )
     formats = Table(title="what each role is stored as (matrices)")
     formats.add_column("role", no_wrap=True)
@@ -68,19 +69,18 @@ def show_compress(result: CompressResult) -> bool:
             table.add_row(name, f"{one.bits_per_weight:.3f}", f"{one.kl_nats:.4g}", predicted)
         _console.print(table)
         _console.print(
-            "the probes that anchor predictions are of the same samples as this race; layerlens evaluate measures on others",
-            markup=False,
+            "the probes that anchor predictions are of the same samples as this race; layerlens evaluate measures on others"
         )
     if (trial := leave_one_out_of(plan)) is not None:
-        _console.print(f"pillars: {trial.named_pillars}", markup=False)
+        _console.print(f"pillars: {trial.named_pillars}")
     for name, reason in result.left_out.items():
-        _console.print(f"left out: {name}: {reason}", markup=False)
+        _console.print(f"left out: {name}: {reason}")
     for name, reason in plan.metadata.get("only_measured", {}).items():
-        _console.print(f"measured, not to be written: {name}: {reason}", markup=False)
+        _console.print(f"measured, not to be written: {name}: {reason}")
     for note in plan.metadata.get("notes", []):
-        _console.print(f"note: {note}", markup=False)
+        _console.print(f"note: {note}")
     if plan.measured:
-        _console.print(f"{result.folder}: `import layerlens`, then AutoModel….from_pretrained(folder)", markup=False)
+        _console.print(f"{result.folder}: `import layerlens`, then AutoModel….from_pretrained(folder)")
     return True
 
 
@@ -88,7 +88,7 @@ def show_profile(result: ProfileResult) -> bool:
     """Print each layer's utility and metrics, or what a dry run would measure."""
     if result.profile is None:
         for name, fact in result.facts.items():
-            _console.print(f"{name:<8} {fact}", markup=False)
+            _console.print(f"{name:<8} {fact}")
         return True
     profile = result.profile
     table = Table(
@@ -111,26 +111,26 @@ def show_profile(result: ProfileResult) -> bool:
         )
     _console.print(table)
     if profile.proxy is not None and not profile.proxy.is_complete:
-        _console.print("~ proxy interpolated by depth within the layer's role, not measured", markup=False)
+        _console.print("~ proxy interpolated by depth within the layer's role, not measured")
     for warning in profile.warnings:
-        _console.print(f"note: {warning}", markup=False)
+        _console.print(f"note: {warning}")
     spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
-    _console.print(f"{result.folder} ({spent})" if spent else str(result.folder), markup=False)
+    _console.print(f"{result.folder} ({spent})" if spent else str(result.folder))
     return True
 
 
 def show_plan(result: PlanResult) -> bool:
     """Print the chosen sizes, the spend and the candidates."""
     _print_plan(result.plan)
-    _console.print(f"candidates: {', '.join(result.candidates)}", markup=False)
-    _console.print(str(result.path) if result.path else "dry run: nothing was written", markup=False)
+    _console.print(f"candidates: {', '.join(result.candidates)}")
+    _console.print(str(result.path) if result.path else "dry run: nothing was written")
     return True
 
 
 def show_race(result: RaceResult) -> bool:
     """Print the runners as they left the race, and its verdict; of a dry run who would race for how long."""
     for name, fact in result.facts.items():
-        _console.print(f"{name:<8} {fact}", markup=False)
+        _console.print(f"{name:<8} {fact}")
     race = result.plan.race
     if result.facts or race is None:
         return True
@@ -142,7 +142,7 @@ def show_race(result: RaceResult) -> bool:
         table.add_row(candidate.name + mark, f"{candidate.held_out_loss:.4f}", str(candidate.steps), str(len(candidate.seeds)))
     if race.candidates:
         _console.print(table)
-    _console.print(race.verdict, markup=False)
+    _console.print(race.verdict)
     return True
 
 
@@ -150,13 +150,13 @@ def show_tune(result: TuneResult) -> bool:
     """Print every arm beside the others."""
     if result.evaluation is None:
         for name, fact in result.facts.items():
-            _console.print(f"{name:<8} {fact}", markup=False)
+            _console.print(f"{name:<8} {fact}")
         return True
     _print_arms(result.evaluation)
     # Plain PEFT knows neither our own methods nor what a quantised base was.
     is_plain = not any((result.adapter / name).exists() for name in ("base.json", "layerlens_sites.json"))
     how = "peft's PeftModel.from_pretrained" if is_plain else "layerlens.load_adapted"
-    _console.print(f"{result.adapter} loads with {how}", markup=False)
+    _console.print(f"{result.adapter} loads with {how}")
     return True
 
 
@@ -171,23 +171,22 @@ def show_evaluate(result: Evaluation | CompressionEvaluation) -> bool:
 
 def show_export(result: ExportResult) -> bool:
     """Say what was written."""
-    _console.print(f"{result.folder}: {result.size_bytes:,} bytes, {result.form}", markup=False)
+    _console.print(f"{result.folder}: {result.size_bytes:,} bytes, {result.form}")
     for note in result.notes:
-        _console.print(f"  {note}", markup=False, soft_wrap=True)
+        _console.print(f"  {note}", soft_wrap=True)
     return True
 
 
 def show_merge(result: MergeResult) -> bool:
     """Say what was written."""
-    _console.print(f"{result.folder}: {result.size_bytes:,} bytes of {result.dtype}, an ordinary checkpoint", markup=False)
+    _console.print(f"{result.folder}: {result.size_bytes:,} bytes of {result.dtype}, an ordinary checkpoint")
     return True
 
 
 def _print_losses(result: CompressionEvaluation) -> None:
     size = result.size_bytes
     _console.print(
-        f"{size.before:,} bytes → {size.after:,} ({size.after / size.before:.1%}), {result.bits_per_weight:.3f} bits per weight",
-        markup=False,
+        f"{size.before:,} bytes → {size.after:,} ({size.after / size.before:.1%}), {result.bits_per_weight:.3f} bits per weight"
     )
     table = Table(title=f"{result.model} against {result.against}")
     table.add_column("", no_wrap=True)
@@ -199,19 +198,19 @@ def _print_losses(result: CompressionEvaluation) -> None:
             table.add_row(name, *(each or "–" for each in cells))
     _console.print(table)
     counts = Counter(layer.verdict for layer in result.layers)
-    _console.print("layers: " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())), markup=False)
+    _console.print("layers: " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
     if result.memory is not None:
         before, after = result.memory.before.weight_bytes, result.memory.after.weight_bytes
-        _console.print(f"weights in memory: {before:,} bytes → {after:,}", markup=False)
+        _console.print(f"weights in memory: {before:,} bytes → {after:,}")
     if result.speed is not None:
         speed = result.speed.tokens_per_second
-        _console.print(f"generation at batch 1: {speed.before:.1f} → {speed.after:.1f} tokens/s", markup=False)
+        _console.print(f"generation at batch 1: {speed.before:.1f} → {speed.after:.1f} tokens/s")
     if result.travel is not None:
-        _console.print(f"errors: {result.travel.summary}", markup=False)
+        _console.print(f"errors: {result.travel.summary}")
     if result.leave_one_out is not None:
-        _console.print(f"pillars: {result.leave_one_out.named_pillars}", markup=False)
+        _console.print(f"pillars: {result.leave_one_out.named_pillars}")
     for note in result.notes:
-        _console.print(f"note: {note}", markup=False)
+        _console.print(f"note: {note}")
 
 
 def _changed(text: TextQuality) -> str:
@@ -247,7 +246,7 @@ def show_validate(result: Validation) -> bool:
 
 def show_report(result: Path) -> bool:
     """Say where the page lies."""
-    _console.print(str(result), markup=False)
+    _console.print(str(result))
     return True
 
 
@@ -256,16 +255,16 @@ def show_bench(result: BenchResult) -> bool:
     if result.bench is None:
         for stage in result.planned:
             steps = "" if stage.steps is None else f", {stage.steps:,} steps each"
-            _console.print(f"{stage.cell:<28} {stage.stage:<14} {stage.arm:<16} × {stage.count}{steps}", markup=False)
-        _console.print(f"would be written to {result.folder}; nothing was touched", markup=False)
+            _console.print(f"{stage.cell:<28} {stage.stage:<14} {stage.arm:<16} × {stage.count}{steps}")
+        _console.print(f"would be written to {result.folder}; nothing was touched")
         return True
     for table in bench_tables(result.bench, width=_console.width):
         _console.print(table)
     for line in (*cost_lines(result.bench), *(f"{found.topic}: {found.text}" for found in result.bench.findings)):
-        _console.print(line, markup=False)
+        _console.print(line)
     for name, error in result.failures.items():
-        _console.print(f"died: {name}: {error}", markup=False)
-    _console.print(f"{result.report}", markup=False)
+        _console.print(f"died: {name}: {error}")
+    _console.print(f"{result.report}")
     return not result.failures and not result.bench.failed
 
 
@@ -274,25 +273,15 @@ def show_demo(result: DemoResult) -> bool:
     _print_plan(result.plan)
     _print_arms(result.evaluation)
     if result.plan.race is not None:
-        _console.print(f"race: {result.plan.race.verdict}", markup=False)
+        _console.print(f"race: {result.plan.race.verdict}")
     failed = [check.name for check in result.validation.checks if check.verdict == "fail"]
-    _console.print(f"checks: {'all kept' if not failed else 'failed: ' + ', '.join(failed)}", markup=False)
-    _console.print(f"{result.seconds:.0f} s; open {result.report}", markup=False)
+    _console.print(f"checks: {'all kept' if not failed else 'failed: ' + ', '.join(failed)}")
+    _console.print(f"{result.seconds:.0f} s; open {result.report}")
     return not failed
 
 
 def _print_plan(plan: Plan) -> None:
-    table = Table(title=f"{plan.chosen.name}: {plan.params:,} adapter parameters, head apart {plan.head_params:,}")
-    blocks = sorted({layer.block for layer in plan.layers if layer.block is not None})
-    roles = list(dict.fromkeys(layer.role for layer in plan.layers))
-    sizes = {(layer.block, layer.role): layer for layer in plan.layers}
-    table.add_column("block", justify="right")
-    for role in roles:
-        table.add_column(role.replace("attention.", "attn "), justify="right")
-    for block in blocks:
-        cells = [sizes.get((block, role)) for role in roles]
-        table.add_row(str(block), *("" if cell is None else str(cell.size) if cell.size else "–" for cell in cells))
-    _console.print(table)
+    _console.print(plan_table(plan))
     for name, budget in plan.budgets.items():
         if budget.limit is not None:
             _console.print(
@@ -302,11 +291,10 @@ def _print_plan(plan: Plan) -> None:
     uniform = "" if solver.uniform_value is None else f", uniform has {solver.uniform_value:.4g}"
     _console.print(
         f"optimum: {'weighted' if plan.is_weighted else 'predicted'} value {solver.value:.4g}, bound {solver.bound:.4g}, "
-        f"gap {solver.gap:.1e}{uniform} (it ranks plans; layers' gains do not add up to nats)",
-        markup=False,
+        f"gap {solver.gap:.1e}{uniform} (it ranks plans; layers' gains do not add up to nats)"
     )
     for note in plan.metadata.notes:
-        _console.print(f"note: {note}", markup=False)
+        _console.print(f"note: {note}")
 
 
 def _print_arms(evaluation: Evaluation) -> None:

@@ -17,9 +17,10 @@ class TerminalProgress:
     """Progress bars with time left on a terminal; one line per finished stage where there is none."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        # Names of files stand in what is printed: brackets and colons in them are no markup.
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._bars = Progress(
-            TextColumn("{task.description:<32}"),
+            TextColumn("{task.description:<32}", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -42,7 +43,7 @@ class TerminalProgress:
         if total is None and hasattr(items, "__len__"):
             total = len(items)  # type: ignore[arg-type]
         if self._bars.disable:
-            self._console.print(f"{description} …", markup=False)
+            self._console.print(f"{description} …")
         task = self._bars.add_task(description, total=total)
         for item in items:
             yield item
@@ -50,4 +51,4 @@ class TerminalProgress:
 
     def note(self, text: str) -> None:
         """Print one line above the bars."""
-        self._console.print(text, markup=False)
+        self._console.print(text)

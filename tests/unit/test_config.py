@@ -41,6 +41,11 @@ def test_the_command_lines_spellings_mean_the_same_as_pythons() -> None:
     assert typed.max_flops == 1e9
 
 
+def test_a_penalty_of_a_method_that_is_no_candidate_is_refused() -> None:
+    with pytest.raises(ValidationError, match="adapter is no candidate method, so its penalty would do nothing"):
+        OptimizationConfig(max_flops=1e9, method_penalties={Method.LORA: 0.8, Method.ADAPTER: 0.9})
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -62,6 +67,9 @@ def test_columns_may_be_numbers() -> None:
     config = ProfilingConfig(text_columns="3", label_column=1)
     assert config.text_columns == ["3"]
     assert config.label_column == "1"
+    # A YAML file reads them as numbers.
+    for given, meant in (([0, "b", 2], ["0", "b", "2"]), (0, ["0"])):
+        assert ProfilingConfig.model_validate({"text_columns": given}).text_columns == meant
 
 
 @pytest.mark.parametrize("rate", ["0", "-1", "nan"])

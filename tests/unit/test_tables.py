@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from layerlens.errors import ManifestError
-from layerlens.tables import show_compress
+from layerlens.tables import show_compress, show_evaluate
 from layerlens.workflow.compress import CompressResult
+from tests.unit.reporting import artifacts as tuned
 from tests.unit.reporting.compression import artifacts
 
 
@@ -27,3 +28,12 @@ def test_compress_names_the_pillars_that_it_found(capsys: pytest.CaptureFixture[
     damaged = artifacts.plan().model_copy(update={"metadata": {"leave_one_out": {"layers": 3}}})
     with pytest.raises(ManifestError, match=r"metadata\.leave_one_out: kl_nats"):
         show_compress(CompressResult(Path("out"), damaged))
+
+
+def test_brackets_and_colons_in_a_name_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation = tuned.evaluation((0,))
+    names = ["runs/[new]", "a[/b]", "x:100:"]
+    arms = [evaluation.arms[0].model_copy(update={"name": name}) for name in names]
+    assert show_evaluate(evaluation.model_copy(update={"arms": arms, "machine": "[cpu]"}))
+    told = capsys.readouterr().out
+    assert all(name in told for name in [*names, "[cpu]"])

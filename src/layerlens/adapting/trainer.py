@@ -28,6 +28,7 @@ from layerlens.adapting.hooks import NO_HOOKS, Hooks
 from layerlens.adapting.lora import trainable_state
 from layerlens.adapting.optimizer import build_optimizer, build_schedule
 from layerlens.adapting.precision import training_device, uses_bf16
+from layerlens.adapting.trackers import check_trackers
 from layerlens.adapting.training import diverged
 from layerlens.adapting.training_batch import training_batch
 from layerlens.artifacts.store import write_json
@@ -90,33 +91,25 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         new_parameters: Collection[str],
         hooks: Hooks = NO_HOOKS,
     ) -> None:
+        check_trackers(config.report_to)
         self.task, self.examples, self.batches, self.config = task, examples, batches, config
         self.new_parameters, self.num_samples, self.hooks = new_parameters, num_samples, hooks
         self.start = BoundaryStart(model, task, examples, batches, config, folder=checkpoints, progress=progress)
         self.history, self.clock = History(), Clock()
         self.optimizer: torch.optim.Optimizer | None = None
         self.lr_scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
-        try:
-            super().__init__(
-                model=model,
-                args=training_arguments(
-                    name, config, num_steps=len(batches), checkpoints=checkpoints, label_keys=task.label_keys
-                ),
-                train_dataset=SampleNumbers(len(examples)),
-                data_collator=self._collate,
-                callbacks=[
-                    ProgressCallback(progress, f"train {name}", len(batches)),
-                    GiveBackCallback(),
-                    *hooks.callbacks,
-                    WholeCallback(checkpoints),
-                ],
-            )
-        except (ImportError, RuntimeError, ValueError) as error:
-            if not config.report_to:
-                raise
-            raise ConfigError(
-                f"report_to: cannot report to {', '.join(config.report_to)} ({error}); install it, e.g. with the extra `track`"
-            ) from error
+        super().__init__(
+            model=model,
+            args=training_arguments(name, config, num_steps=len(batches), checkpoints=checkpoints, label_keys=task.label_keys),
+            train_dataset=SampleNumbers(len(examples)),
+            data_collator=self._collate,
+            callbacks=[
+                ProgressCallback(progress, f"train {name}", len(batches)),
+                GiveBackCallback(),
+                *hooks.callbacks,
+                WholeCallback(checkpoints),
+            ],
+        )
         self.remove_callback(PrinterCallback)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -38,15 +39,71 @@ def reasons(
         limits: Budgets in the units of `plan.json`.
         shared: Where values are net of weighted costs, what options share of them; a gain below zero need not be noise then.
     """
-    spent = prices.price(sizes)
-    room = {name: in_units(name, limit) - spent[name] for name, limit in limits.items()}
-    adapted = np.flatnonzero(sizes)
-    lowest = int(prices.blocks[adapted].min()) if len(adapted) else len(prices.bases) - 1
-    opened = set(prices.groups[adapted].tolist())
-    return [
-        _reason(prices, number, int(prices.choice(sizes)[number]), values[number], room, lowest, opened, shared)
-        for number in range(len(prices.sites))
-    ]
+    left = _Left.by(prices, sizes, limits)
+    return [_reason(prices, number, at, values[number], left, shared) for number, at in enumerate(prices.choice(sizes).tolist())]
+
+
+def stopped_by(
+    prices: PriceList,
+    sizes: Int[np.ndarray, " sites"],
+    values: Sequence[Float[np.ndarray, " _"]],
+    limits: Mapping[BudgetName, float],
+    *,
+    shared: SharedCosts | None = None,
+) -> list[BudgetName]:
+    """The budgets that some next option up which gains is too dear for, in the order of `limits`; arguments as of `reasons`."""
+    left = _Left.by(prices, sizes, limits)
+    short: set[BudgetName] = set()
+    for number, at in enumerate(prices.choice(sizes).tolist()):
+        if at < len(prices.sites[number].sizes):
+            step = _next_step(prices, number, at, values[number], left, shared)
+            short.update(step.short if step.gain > 0 else ())
+    return [name for name in limits if name in short]
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What a plan leaves to a next option: room in each budget, the lowest block it adapts, the inputs it keeps already."""
+
+    room: dict[BudgetName, int]
+    lowest: int
+    opened: set[int]
+
+    @classmethod
+    def by(cls, prices: PriceList, sizes: Int[np.ndarray, " sites"], limits: Mapping[BudgetName, float]) -> _Left:
+        spent = prices.price(sizes)
+        adapted = np.flatnonzero(sizes)
+        return cls(
+            room={name: in_units(name, limit) - spent[name] for name, limit in limits.items()},
+            lowest=int(prices.blocks[adapted].min()) if len(adapted) else len(prices.bases) - 1,
+            opened=set(prices.groups[adapted].tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The next option up of one site: what it gains, what it adds to the plan, and the budgets that are too short for it."""
+
+    gain: float
+    paid: float
+    extra: dict[BudgetName, int]
+    short: list[BudgetName]
+
+
+def _next_step(
+    prices: PriceList,
+    number: int,
+    at: int,
+    values: Float[np.ndarray, " options"],
+    left: _Left,
+    shared: SharedCosts | None,
+) -> _Step:
+    paid = 0.0
+    if at == 0 and shared is not None:
+        paid = shared.of_first_option(int(prices.blocks[number]), int(prices.groups[number]), left.lowest, left.opened)
+    extra = _extra(prices, number, at, left.lowest, left.opened)
+    short = [name for name, room in left.room.items() if extra[name] > room]
+    return _Step(float(values[at + 1] - values[at]) - paid, paid, extra, short)
 
 
 def _reason(
@@ -54,9 +111,7 @@ def _reason(
     number: int,
     at: int,
     values: Float[np.ndarray, " options"],
-    room: Mapping[BudgetName, int],
-    lowest: int,
-    opened: set[int],
+    left: _Left,
     shared: SharedCosts | None,
 ) -> str:
     site = prices.sites[number]
@@ -65,25 +120,20 @@ def _reason(
     gains = f"predicted to gain {values[at]:.3g}" if at else "none"
     if at == len(site.sizes):
         return f"{gains}; {site.sizes[at - 1]} is the largest size allowed"
-    paid = 0.0
-    if at == 0 and shared is not None:
-        paid = shared.of_first_option(int(prices.blocks[number]), int(prices.groups[number]), lowest, opened)
-    step = float(values[at + 1] - values[at]) - paid
+    step = _next_step(prices, number, at, values, left, shared)
     goal = f"{site.method} {site.sizes[at]}"
-    if step <= 0:
-        if at == 0 and float(values.max()) <= paid:
+    if step.gain <= 0:
+        if at == 0 and float(values.max()) <= step.paid:
             return f"none: {'no gain beyond noise was found' if shared is None else 'it costs more than it gains'}"
         return f"{gains}; {goal} would gain nothing more"
-    extra = _extra(prices, number, at, lowest, opened)
-    short = [name for name in room if extra[name] > room[name]]
-    depth = f" and a backward pass down to block {site.block or 0}" if at == 0 and prices.blocks[number] < lowest else ""
-    priced = ", ".join(f"{from_units(name, extra[name]):,.6g} {UNIT_NAMES[name]}" for name in room)
+    depth = f" and a backward pass down to block {site.block or 0}" if at == 0 and prices.blocks[number] < left.lowest else ""
+    priced = ", ".join(f"{from_units(name, step.extra[name]):,.6g} {UNIT_NAMES[name]}" for name in left.room)
     stopped = (
-        f"only {', '.join(f'{from_units(name, room[name]):,.6g} {UNIT_NAMES[name]}' for name in short)} left"
-        if short
-        else "it would fit, but this plan spends evenly"
+        f"only {', '.join(f'{from_units(name, left.room[name]):,.6g} {UNIT_NAMES[name]}' for name in step.short)} left"
+        if step.short
+        else "it would fit, but this plan was not made by these gains"
     )
-    return f"{gains}; {goal} would gain {step:.3g} more for {priced}{depth}: {stopped}"
+    return f"{gains}; {goal} would gain {step.gain:.3g} more for {priced}{depth}: {stopped}"
 
 
 def _extra(prices: PriceList, number: int, at: int, lowest: int, opened: set[int]) -> dict[BudgetName, int]:

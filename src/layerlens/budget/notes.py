@@ -64,8 +64,20 @@ def notes_of(
     budgets: Mapping[BudgetName, Budget],
     solver: Solver,
     longest_curve: int,
+    stopped: Sequence[BudgetName],
 ) -> list[str]:
-    """Guessed roles, flat utilities, unspent budgets, and a uniform plan that would do as well."""
+    """Guessed roles, flat utilities, unspent budgets, and a uniform plan that would do as well.
+
+    Args:
+        profile: What was planned from.
+        config: Budgets and preferences.
+        name: Of the candidate.
+        layers: What it gives each site.
+        budgets: What it spends.
+        solver: The optimum beside it.
+        longest_curve: The largest rank that a gain was measured at.
+        stopped: The budgets that what would gain more is too dear for.
+    """
     notes = []
     if profile.is_roles_guessed:
         notes.append(f"the architecture {profile.model.family} is not known: roles are guessed from the module tree")
@@ -85,7 +97,7 @@ def notes_of(
             f"the gain curves end at rank {longest_curve}: no gain is predicted beyond; "
             f"profile again with a max_rank of {config.max_rank} to know"
         )
-    notes += _utilisation(profile, config, layers, budgets)
+    notes += _utilisation(profile, config, layers, budgets, stopped)
     uniform = solver.uniform_value
     if name.startswith("optimum") and uniform is not None and solver.value > 0 and uniform >= (1 - SMALL_LEAD) * solver.value:
         notes.append(f"uniform would have done about as well: predicted {uniform:.4g} against {solver.value:.4g}")
@@ -93,7 +105,11 @@ def notes_of(
 
 
 def _utilisation(
-    profile: Profile, config: OptimizationConfig, layers: Sequence[PlanLayer], budgets: Mapping[BudgetName, Budget]
+    profile: Profile,
+    config: OptimizationConfig,
+    layers: Sequence[PlanLayer],
+    budgets: Mapping[BudgetName, Budget],
+    stopped: Sequence[BudgetName],
 ) -> list[str]:
     """One sentence per budget that is little spent: what stopped it."""
     used = {key: budget.spent / (budget.limit * config.max_utilisation) for key, budget in budgets.items() if budget.limit}
@@ -102,6 +118,8 @@ def _utilisation(
     tightest = max(used, key=lambda key: used[key])
     if used[tightest] >= LOW_UTILISATION:
         why = f"{tightest.value} is {used[tightest]:.0%} spent and stopped it"
+    elif stopped:
+        why = f"what would gain more takes more of {' or '.join(stopped)} than is left"
     else:
         why = _no_budget_stopped(profile, config, layers)
     return [f"only {share:.0%} of {key.value} is spent: {why}" for key, share in used.items() if share < LOW_UTILISATION]

@@ -15,7 +15,7 @@ from layerlens.artifacts.profile import Profile, Timing
 from layerlens.artifacts.versions import installed_versions
 from layerlens.budget.candidates import Candidate, distinct, structured, uniform_candidate
 from layerlens.budget.costs import TIMED, CostModel, cost_model, from_units, limits_of
-from layerlens.budget.explain import reasons
+from layerlens.budget.explain import reasons, stopped_by
 from layerlens.budget.feasible import check_feasible
 from layerlens.budget.mixed_candidates import mixed
 from layerlens.budget.notes import assumptions_of, notes_of
@@ -149,6 +149,7 @@ class _Record:
         values = instance.value_of(sizes)
         shared = instance.shared if instance.config.is_weighted else None
         why = reasons(prices, sizes, instance.values, instance.limits, shared=shared)
+        stopped = stopped_by(prices, sizes, instance.values, instance.limits, shared=shared)
         spent = prices.price(sizes)
         budgets = {name: Budget(limit=self.asked.get(name), spent=from_units(name, spent[name])) for name in costs.names}
         layers = [
@@ -183,7 +184,9 @@ class _Record:
                 metric_weights=profile.metric_weights,
                 optimization=instance.config.model_dump(mode="json"),
                 assumptions=assumptions_of(profile, costs, instance.config),
-                notes=notes_of(profile, instance.config, candidate.name, layers, budgets, self.solver, self.longest_curve),
+                notes=notes_of(
+                    profile, instance.config, candidate.name, layers, budgets, self.solver, self.longest_curve, stopped
+                ),
             ),
         )
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from layerlens.config.planning import OptimizationConfig
 from layerlens.config.profiling import ProfilingConfig
-from layerlens.config.spellings import SEED_LIMIT, Column, Integers, Names
+from layerlens.config.spellings import SEED_LIMIT, Column, Columns, Integers, Names
 from layerlens.config.training import RaceConfig, TuneConfig
 from layerlens.words import Frozen, TaskKind
 
@@ -45,7 +45,7 @@ class BenchTask(Frozen):
         default=None, description="test samples, of a source with a test split only that; a seeded part of the data if not given"
     )
     task: TaskKind | None = Field(default=None, description="guessed from the columns and the model if not given")
-    text_columns: Names | None = Field(default=None, description="input columns by name or number")
+    text_columns: Columns | None = Field(default=None, description="input columns by name or number")
     label_column: Column | None = Field(default=None, description="label column by name or number")
     split: str | None = Field(default=None, description="split of a hub data set that is trained on")
     eval_split: str | None = Field(default=None, description="split of a hub data set that is tested on")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, PlainSerializer
 
-from layerlens.config.spellings import Column, Names, Seed
+from layerlens.config.spellings import Column, Columns, Seed
 from layerlens.words import Frozen, TaskKind
 
 #: Tokens per sample at most, where neither the user nor a plan says.
@@ -25,7 +25,7 @@ class DataConfig(Frozen):
     """How a data set is read and split."""
 
     task: TaskKind | None = Field(default=None, description="what to learn; guessed from the columns and the model if not given")
-    text_columns: Names | None = Field(default=None, description="input columns by name, or by number from 0 without a header")
+    text_columns: Columns | None = Field(default=None, description="input columns by name, or by number from 0 without a header")
     label_column: Column | None = Field(default=None, description="label column by name, or by number from 0 without a header")
     split: str | None = Field(default=None, description="split of a hub data set to read; train if not given")
     max_length: MaxLength = Field(

@@ -109,6 +109,8 @@ class OptimizationConfig(Frozen):
     def _is_complete(self) -> OptimizationConfig:
         if not set(self.candidate_methods) - {Method.NONE}:
             raise ValueError("candidate_methods: at least one method besides none is needed")
+        if idle := [str(name) for name in self.method_penalties if name not in self.candidate_methods]:
+            raise ValueError(f"method_penalties: {', '.join(idle)} is no candidate method, so its penalty would do nothing")
         if self.max_rank is not None and self.max_rank < self.min_rank:
             raise ValueError(f"max_rank {self.max_rank} is below min_rank {self.min_rank}")
         budgets = (self.max_trainable_params, self.max_flops, self.max_vram_gb, self.latency_target_ms, self.max_time_ratio)

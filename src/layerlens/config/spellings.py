@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,11 @@ from pydantic import BeforeValidator, Field
 def split_commas(value: Any) -> Any:
     """`a,b` from the command line is the list [a, b]."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def split_columns(value: Any) -> Any:
+    """Columns may be numbers: `0` alone in a YAML file is the list [0]."""
+    return [value] if isinstance(value, int) else split_commas(value)
 
 
 def split_pairs(value: Any) -> Any:
@@ -38,7 +44,10 @@ def bytes_of(value: Any) -> Any:
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)\s*", value)
     if found is None or found[2].upper() not in _BYTE_UNITS:
         raise ValueError("write a number of bytes such as 500MB or 1.5GB")
-    return int(float(found[1]) * _BYTE_UNITS[found[2].upper()])
+    number = float(found[1]) * _BYTE_UNITS[found[2].upper()]
+    if not math.isfinite(number):
+        raise ValueError("more bytes than any machine has; leave it out where there is no limit")
+    return int(number)
 
 
 def off_of(value: Any) -> Any:
@@ -56,6 +65,7 @@ Integers = Annotated[list[int], BeforeValidator(split_commas)]
 Numbers = Annotated[dict[str, float], BeforeValidator(split_pairs)]
 HowMany = Annotated[Literal["auto", "all", "few", "off"], BeforeValidator(off_of)]
 Column = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
+Columns = Annotated[list[Column], BeforeValidator(split_columns)]
 
 
 def output_path(path: str | Path) -> Path:

@@ -62,11 +62,18 @@ def kind_of(name: str) -> ArmKind:
 
 
 def group_arms(evaluation: Evaluation) -> list[ArmGroup]:
-    """Group arms by name, in the order of first appearance."""
+    """Group arms by name, in the order of first appearance.
+
+    What was scored alone and not trained here is called by its path, which tells no kind.
+    """
     by_name: dict[str, list[Arm]] = {}
     for arm in evaluation.arms:
         by_name.setdefault(arm.name, []).append(arm)
-    return [ArmGroup(name, kind_of(name), tuple(arms)) for name, arms in by_name.items()]
+    return [ArmGroup(name, _kind_of_group(name, arms), tuple(arms)) for name, arms in by_name.items()]
+
+
+def _kind_of_group(name: str, arms: list[Arm]) -> ArmKind:
+    return kind_of(name) if any(arm.train_seconds for arm in arms) else ArmKind.OTHER
 
 
 def find_arm(groups: list[ArmGroup], kind: ArmKind) -> ArmGroup | None:

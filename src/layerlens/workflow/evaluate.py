@@ -72,9 +72,11 @@ def evaluate(
     Raises:
         LayerLensError: a model, an adapter or the data is not what it should be.
     """
-    config = config or EvaluateConfig()
+    config, path = config or EvaluateConfig(), output_path(out)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name the file to write, such as {path / 'evaluation.json'}")
     if is_compressed_folder(model):
-        return evaluate_compressed(model, data, against, out, config, command=command, progress=progress)
+        return evaluate_compressed(model, data, against, path, config, command=command, progress=progress)
     models = [_Model.of(name) for name in ([model] if against is None else [model, against])]
     loaded = _opened_data(models, data, config)
     indices = _indices(loaded[0], models, config)
@@ -89,7 +91,7 @@ def evaluate(
         versions=installed_versions(*PACKAGES),
         machine=machine_kind(),
     )
-    write_json(output_path(out), evaluation)
+    write_json(path, evaluation)
     return evaluation
 
 
@@ -106,7 +108,7 @@ class _Model:
 
     @classmethod
     def of(cls, name: str) -> _Model:
-        folder = adapter_in(Path(name))
+        folder = adapter_in(Path(name).expanduser())
         if folder is None:
             return cls(name, open_checkpoint(name))
         adapter, plan = open_adapter(folder), folder.parent / PLAN_FILE

@@ -53,7 +53,8 @@ def plan(
     if config is None:
         raise ConfigError("plan: no budget given; pass an OptimizationConfig with at least one")
     path = output_path(out)
-    made, candidates = make_plan(*load_profile(Path(profile)), config, profile_path=str(profile), command=command)
+    source = Path(profile).expanduser()
+    made, candidates = make_plan(*load_profile(source), config, profile_path=str(source), command=command)
     if dry_run:
         return PlanResult(None, made, candidates)
     _refuse_foreign(path)
@@ -70,8 +71,17 @@ def _refuse_foreign(path: Path) -> None:
         except ManifestError as error:
             raise ConfigError(f"{path} exists and is no plan of LayerLens; choose another --out") from error
     folder = candidates_folder(path)
-    if folder.exists() and (not folder.is_dir() or any(found.suffix != ".json" for found in folder.iterdir())):
+    if folder.is_symlink() or (folder.exists() and not _holds_plans_alone(folder)):
         raise ConfigError(f"{folder} exists and holds other files than candidates; choose another --out")
+
+
+def _holds_plans_alone(folder: Path) -> bool:
+    try:
+        for found in folder.iterdir():
+            load_plan(found, is_strict=False)
+    except (OSError, ManifestError):
+        return False
+    return True
 
 
 def _write_candidates(folder: Path, candidates: dict[str, Plan]) -> None:

@@ -61,7 +61,7 @@ def race(
         LayerLensError: the plan, its candidates, the model or the data do not fit each other.
     """
     config = config or RaceConfig()
-    path = Path(plan)
+    path = Path(plan).expanduser()
     loaded, candidates = load_plan(path), load_candidates(path)
     opened = opened or open_plan_model(loaded, data, config, has_eval_data=config.eval_data is not None)
     if dry_run:

@@ -32,6 +32,7 @@ def report(
     Raises:
         ManifestError: nothing to report is there, or a file is damaged.
     """
-    path = output_path(out) if out else Path(folder) / PAGE_FILE
-    write_bytes(path, build_report(Path(folder)).encode())
+    run = Path(folder).expanduser()
+    path = output_path(out) if out else run / PAGE_FILE
+    write_bytes(path, build_report(run).encode())
     return path

@@ -13,6 +13,7 @@ from layerlens.adapting.finetune import is_claimed, why_not_its_own
 from layerlens.adapting.load import PLAN_FILE
 from layerlens.adapting.order import num_tuning_steps
 from layerlens.adapting.save import ADAPTER_FOLDER
+from layerlens.adapting.trackers import check_trackers
 from layerlens.adapting.tune import run_spec
 from layerlens.adapting.tune import tune as run_tune
 from layerlens.artifacts.evaluation import FULL, Arm, Evaluation, with_time_ratios
@@ -76,9 +77,10 @@ def tune(
             run or a person has put there.
     """
     config = config or TuneConfig()
-    path, folder = Path(plan), output_path(out)
+    path, folder = Path(plan).expanduser(), output_path(out)
     loaded = load_plan(path)
     _check_arms(config, path, loaded)
+    check_trackers(config.report_to)
     _check_folder(folder, path, loaded, config)
     opened = open_plan_model(loaded, data, config, has_eval_data=config.eval_data is not None)
     _check_checkpointing(opened, config)
@@ -86,7 +88,7 @@ def tune(
     evaluated = _evaluation_samples(opened, config)
     _check_runs(opened, evaluated, config, folder)
     if dry_run:
-        return TuneResult(folder / ADAPTER_FOLDER, None, facts=_facts(loaded, opened, evaluated, config))
+        return TuneResult(folder / ADAPTER_FOLDER, None, facts=_facts(loaded, opened, evaluated, config, no_race=no_race))
     if loaded.race is None and not no_race:
         loaded = race(path, data, race_config or _race_config(config), progress=progress, opened=opened).plan
     arms = _run_arms(loaded, path, opened, evaluated, config, folder, progress)
@@ -181,6 +183,8 @@ def _check_arms(config: TuneConfig, path: Path, plan: Plan) -> None:
 
 def _check_folder(folder: Path, path: Path, plan: Plan, config: TuneConfig) -> None:
     """Raise before anything is trained where a run would write over what is not its own; see `is_claimed` for what is."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file, not a folder; choose another --out")
     made = [place / ADAPTER_FOLDER for _, _, place in _places(folder, config) if not is_claimed(place)]
     if not is_claimed(folder):
         made.append(folder / EVALUATION_FILE)
@@ -247,7 +251,9 @@ def _race_config(config: TuneConfig) -> RaceConfig:
     return RaceConfig(**shared, epochs=config.epochs, tuning_steps=config.max_steps)
 
 
-def _facts(plan: Plan, opened: Opened, evaluated: tuple[LoadedData, Sequence[int]], config: TuneConfig) -> dict[str, str]:
+def _facts(
+    plan: Plan, opened: Opened, evaluated: tuple[LoadedData, Sequence[int]], config: TuneConfig, *, no_race: bool
+) -> dict[str, str]:
     samples = min(len(opened.part.train), config.max_train_samples or len(opened.part.train))
     steps = num_tuning_steps(samples, batch_size=config.batch_size, epochs=config.epochs, max_steps=config.max_steps)
     runs = len(config.seeds or [config.seed])
@@ -257,5 +263,5 @@ def _facts(plan: Plan, opened: Opened, evaluated: tuple[LoadedData, Sequence[int
         "plan": f"{plan.chosen.name}: {plan.params:,} parameters in {len(plan.adapted)} layers, head {plan.head_params:,}",
         "train": f"{steps} steps of {config.batch_size} on {samples} samples, {runs} × {1 + len(config.compare)} runs",
         "evaluate": f"{len(evaluated[1])} samples of {evaluated[0].id}",
-        "race": "already in the plan" if plan.race else "would run first (unless --no-race)",
+        "race": "already in the plan" if plan.race else "left out" if no_race else "would run first (unless --no-race)",
     }

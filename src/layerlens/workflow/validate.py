@@ -24,7 +24,7 @@ def validate(
 
     A plan that does not add up is read all the same: saying what is wrong with it is the purpose.
     """
-    path = Path(plan)
+    path = Path(plan).expanduser()
     loaded = load_plan(path, is_strict=False)
     checks = run_checks(loaded, _profile_of(path, loaded.metadata.profile))
     write_json(output_path(out) if out else path.parent / "validation.json", checks)

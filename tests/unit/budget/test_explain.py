@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from layerlens.budget.costs import limits_of
-from layerlens.budget.explain import reasons
+from layerlens.budget.explain import reasons, stopped_by
 from layerlens.budget.prices import PriceList
 from layerlens.budget.shared_costs import SharedCosts
 from layerlens.budget.values import ValueModel, site_values
@@ -32,6 +32,21 @@ def test_each_reason_says_gain_next_option_its_price_and_what_stopped_it() -> No
     assert said[1] == f"none; lora 1 would gain {values[1][1]:.3g} more for 60 parameters: only 40 parameters left"
     sizes[0] = 4
     assert reasons(prices, sizes, values, limits)[0].endswith("4 is the largest size allowed")
+
+
+def test_what_fits_and_gains_was_left_out_by_another_rule_than_these_gains() -> None:
+    prices, values, limits, _ = made(max_trainable_params=10**6)
+    sizes = np.zeros(len(prices.sites), dtype=np.int64)
+    said = reasons(prices, sizes, values, limits)
+    assert all(reason.endswith("it would fit, but this plan was not made by these gains") for reason in said)
+    assert stopped_by(prices, sizes, values, limits) == []
+
+
+def test_only_budgets_that_a_step_with_a_gain_is_too_dear_for_have_stopped_a_plan() -> None:
+    prices, values, limits, _ = made(max_trainable_params=50, max_vram_gb=1.0)
+    sizes = np.zeros(len(prices.sites), dtype=np.int64)
+    assert stopped_by(prices, sizes, values, limits) == [BudgetName.TRAINABLE_PARAMS]
+    assert stopped_by(prices, sizes, [np.zeros_like(entry) for entry in values], limits) == []
 
 
 def test_a_lower_block_is_priced_with_the_backward_pass_it_needs() -> None:

@@ -33,6 +33,11 @@ def test_a_budget_that_another_one_stops_says_which() -> None:
     assert "of vram_bytes is spent: trainable_params is" in note
 
 
+def test_a_budget_that_the_next_step_does_not_fit_into_is_said_to_have_stopped_it() -> None:
+    (note,) = [note for note in notes(small(), max_trainable_params=130) if "is spent" in note]
+    assert note == "only 62% of trainable_params is spent: what would gain more takes more of trainable_params than is left"
+
+
 def test_a_plan_says_what_a_method_is_believed_to_be_worth_and_whether_that_was_measured() -> None:
     made = small()
     proxy = made.profile.proxy

@@ -1,12 +1,13 @@
-"""Paths as they are typed."""
+"""Paths and amounts as they are typed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from layerlens.config import path_beside
+from layerlens.config import ProfilingConfig, path_beside
 
 
 def test_a_path_beside_a_folder_bears_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,3 +17,8 @@ def test_a_path_beside_a_folder_bears_its_name(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path / "here" / "inside")
     assert path_beside(Path(), ".curves") == tmp_path / "here" / "inside.curves"
     assert path_beside(Path(".."), ".curves") == tmp_path / "here.curves"
+
+
+def test_an_amount_beyond_all_numbers_is_a_fault_like_any_other() -> None:
+    with pytest.raises(ValidationError, match="more bytes than any machine has"):
+        ProfilingConfig.model_validate({"max_memory": f"{'9' * 400}GB"})

@@ -33,6 +33,13 @@ def test_arms_are_grouped_by_name_in_order_with_their_seeds() -> None:
     assert all(group.seeds == [0, 1, 2] for group in groups)
 
 
+@pytest.mark.parametrize("name", ["/data/layerlens/bert", "full-model", "uniform"])
+def test_what_was_scored_alone_is_no_arm_of_a_kind_whatever_its_path_says(name: str) -> None:
+    evaluation = artifacts.evaluation((0,))
+    scored = evaluation.arms[0].model_copy(update={"name": name, "train_seconds": 0.0})
+    assert group_arms(evaluation.model_copy(update={"arms": [scored]}))[0].kind is ArmKind.OTHER
+
+
 def test_means_and_deviations_are_over_seeds() -> None:
     group = find_arm(group_arms(artifacts.evaluation()), ArmKind.LAYERLENS)
     assert group is not None

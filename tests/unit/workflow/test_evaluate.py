@@ -203,3 +203,8 @@ def test_so_many_samples_are_a_seeded_choice_and_the_same_each_time(tmp_path: Pa
     assert seen[0] == seen[1] == sorted(seen[0]) != list(range(12))
     assert json.loads((tmp_path / "evaluation.json").read_text())["eval_samples"] == 12
     assert TaskKind(json.loads((tmp_path / "evaluation.json").read_text())["task"]) is TaskKind.CLASSIFICATION
+
+
+def test_a_folder_in_place_of_the_file_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a folder; name the file to write"):
+        evaluate(str(tmp_path / "no model"), "no data", out=tmp_path)

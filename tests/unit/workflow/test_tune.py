@@ -96,6 +96,19 @@ def test_what_another_run_or_a_person_has_put_in_the_folder_is_refused(name: str
     assert [found.read_text() for found in out.rglob("*") if found.is_file()] == ["mine"]
 
 
+def test_a_file_in_place_of_the_folder_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ConfigError, match="out is a file, not a folder"):
+        tune(written_plan(tmp_path), "no such data", tmp_path / "out", QUICK)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_tracker_that_is_not_there_is_named_before_anything_is_opened(tmp_path: Path) -> None:
+    config = QUICK.model_copy(update={"report_to": ["no-such-tracker"]})
+    with pytest.raises(ConfigError, match="cannot report to no-such-tracker"):
+        tune(written_plan(tmp_path), "no such data", tmp_path / "out", config)
+
+
 def test_a_run_is_taken_up_again_and_grows_in_its_folder_and_every_adapter_of_it_opens(tmp_path: Path) -> None:
     path, out, data = written_plan(tmp_path), tmp_path / "out", str(table(tmp_path / "data.csv", rows=40))
     shutil.copy(path, tmp_path / "given.json")
@@ -162,6 +175,8 @@ def test_of_evaluation_data_with_splits_the_test_split_is_taken(tmp_path: Path) 
     images = {f"{name}_x": generator.integers(0, 255, (num, 16, 16, 3), dtype=np.uint8) for name, num in parts.items()}
     np.savez(tmp_path / "img.npz", **images, **{f"{name}_y": np.arange(num) % 3 for name, num in parts.items()})
     path, data = written_plan(tmp_path, TaskKind.IMAGE_CLASSIFICATION, "vit", label_names=[*"012"]), str(tmp_path / "img.npz")
-    facts = tune(path, data, tmp_path / "out", QUICK.model_copy(update={"eval_data": data}), dry_run=True).facts
+    config = QUICK.model_copy(update={"eval_data": data})
+    facts = tune(path, data, tmp_path / "out", config, no_race=True, dry_run=True).facts
+    assert facts["race"] == "left out"
     assert facts["evaluate"] == f"9 samples of {data}"
     assert facts["train"].endswith("on 20 samples, 1 × 1 runs")
