@@ -86,6 +86,26 @@ RARE: dict[str, tuple[str, str, dict[str, Any]]] = {
             "pad_token_id": 0,
         },
     ),
+    # Its blocks differ in width, and transformers finds no input embedding in it.
+    "convnext": (
+        "ConvNextConfig",
+        "ConvNextModel",
+        {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2, "patch_size": 2, "image_size": 16},
+    ),
+    # It scales what its word embedding gives in place.
+    "ctrl": (
+        "CTRLConfig",
+        "CTRLLMHeadModel",
+        {"vocab_size": 200, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "dff": 64},
+    ),
+    # It has neither biases nor weights in its norms: every parameter is a matrix.
+    "olmo": ("OlmoConfig", "OlmoForCausalLM", _ROTARY),
+    # Its padding looks at every token alike, so what stands there depends on how far the batch is padded.
+    "deberta_v2": (
+        "DebertaV2Config",
+        "DebertaV2Model",
+        {**_COMMON, **_HEADS, "max_position_embeddings": 64, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    ),
     # transformers has two classes of it for one task.
     "deit": (
         "DeiTConfig",
@@ -94,7 +114,7 @@ RARE: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 
-_DECODERS = {"gpt2", "gpt_neo", "llama", "mistral", "qwen2", "gemma2", "mamba", "xglm"}
+_DECODERS = {"gpt2", "gpt_neo", "llama", "mistral", "qwen2", "ctrl", "gemma2", "mamba", "olmo", "xglm"}
 
 
 def save_tiny(family: str, folder: Path, *, seed: int = 0, **overrides: Any) -> Path:
@@ -109,7 +129,7 @@ def save_tiny(family: str, folder: Path, *, seed: int = 0, **overrides: Any) -> 
             if parameter.ndim > 1:
                 parameter.mul_(5.0)
     model.save_pretrained(folder)
-    if family in {"vit", "deit"}:
+    if family in {"vit", "deit", "convnext"}:
         transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
     else:
         save_tokenizer(folder, is_decoder=family in _DECODERS)

@@ -7,7 +7,8 @@ another order, so such a step equals one that runs the frozen blocks on its own 
 and to the bit where both batches are padded alike.
 
 Kept are real tokens; padding is zero, which no real token sees. Where padding enters the loss (the spans of question
-answering) each sample keeps as many positions as the longest batch that it will stand in.
+answering) each sample keeps as many positions as the longest batch that it will stand in. A model whose padding depends on how
+far the batch is padded (DeBERTa lets a padding token look at every token alike) is tried for it, and nothing is kept of it.
 
 Keeping pays from the second time that a sample is seen. Where hardly any is seen twice, each step runs the frozen blocks,
 without gradients, and nothing is kept.
@@ -43,6 +44,10 @@ BOUNDARY_FILE = "boundary"
 _WORTH_KEEPING = 0.1
 #: Samples that the two halves are tried on.
 _TRIED_SAMPLES = 2
+#: Padding that differs by more than this many times the rounding at real tokens depends on the batch.
+_ABOVE_ROUNDING = 8.0
+#: The least that counts as rounding, relative to the largest value.
+_ROUNDING = 1e-6
 
 
 class BoundaryStart:
@@ -130,7 +135,7 @@ class BoundaryStart:
             return
         hidden = self._frozen.boundary(inputs)
         self._lengths = self._kept_lengths(hidden)
-        self._store = self._open(hidden)
+        self._store = self._open(self._frozen, hidden)
         if self._store is None:
             return
         self.kept_bytes = size_bytes(self._lengths, hidden.shape[-1])
@@ -145,12 +150,34 @@ class BoundaryStart:
         """
         if self._task.info.kind is TaskKind.IMAGE_CLASSIFICATION:
             return {name: value[:_TRIED_SAMPLES] for name, value in batch.items()}
-        lengths = {sample: example_length(self._examples[sample]) for samples in self._batches for sample in samples}
-        order = sorted(lengths, key=lambda sample: (lengths[sample], sample))
-        ends = [self._examples[sample] for sample in (order[0], order[-1])]
-        return to_device(training_batch(self._task, ends), next(iter(batch.values())).device)
+        _, order = self._by_length()
+        return self._batch_of([order[0], order[-1]], next(iter(batch.values())).device)
 
-    def _open(self, hidden: Tensor) -> BoundaryStore | None:
+    def _padding_depends_on_length(self, frozen: FrozenBlocks, device: torch.device) -> bool:
+        """Whether the padding of the shortest sample differs beside two longer ones by more than the rounding of its tokens."""
+        lengths, order = self._by_length()
+        first, last = order[0], order[-1]
+        middle = next((sample for sample in reversed(order) if lengths[first] < lengths[sample] < lengths[last]), None)
+        if middle is None:
+            # All batches that pad a sample pad it to one length.
+            return False
+        near, far = (
+            frozen.boundary(self._task.model_inputs(self._batch_of([first, other], device)))[0].float()
+            for other in (middle, last)
+        )
+        difference = (near - far[: len(near)]).abs()
+        rounding = max(float(difference[: lengths[first]].max()), _ROUNDING * float(near.abs().max()))
+        return float(difference[lengths[first] :].max()) > _ABOVE_ROUNDING * rounding
+
+    def _by_length(self) -> tuple[dict[int, int], list[int]]:
+        """Tokens of every sample of the run, and the samples, the shortest first."""
+        lengths = {sample: example_length(self._examples[sample]) for samples in self._batches for sample in samples}
+        return lengths, sorted(lengths, key=lambda sample: (lengths[sample], sample))
+
+    def _batch_of(self, samples: Sequence[int], device: torch.device) -> Batch:
+        return to_device(training_batch(self._task, [self._examples[sample] for sample in samples]), device)
+
+    def _open(self, frozen: FrozenBlocks, hidden: Hidden) -> BoundaryStore | None:
         if self._shelf is not None and not self._has_counting_padding:
             shared = self._shelf.store(self._seed, self.cut, self._lengths, hidden.shape[-1])
             if shared is not None:
@@ -158,6 +185,12 @@ class BoundaryStart:
         self._shelf = None
         num_seen = sum(map(len, self._batches))
         if num_seen - len(self._lengths) < _WORTH_KEEPING * num_seen:
+            return None
+        if self._has_counting_padding and self._padding_depends_on_length(frozen, hidden.device):
+            self._progress.note(
+                f"{self.cut} blocks are frozen: nothing above them is kept, for what stands at padding depends on how far the "
+                "batch is padded"
+            )
             return None
         found = open_store(
             self._lengths,
