@@ -169,10 +169,10 @@ class CalibrationPass(StreamedSteps):
             raise _EnteredError
 
         def keep(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            # A leaf of its own, whose values a later in-place change cannot reach.
             leaf = output.detach().clone().requires_grad_()
             calls.append((args[0], leaf))
-            return leaf.view_as(leaf)
+            # A copy: a leaf or a view of one may not be changed in place, as CTRL does when it scales its rows.
+            return leaf.clone()
 
         handle = table.register_forward_hook(keep)
         try:

@@ -82,18 +82,20 @@ class LayerLensQuantizer(HfQuantizer):  # type: ignore[misc]
         from layerlens.compressing.module_replacement import replace_modules
 
         config = self.quantization_config
+        self._dtype = model.dtype
         self._places = replace_modules(model, read_matrices(config.version, config.matrices))
         self._headers = headers_of(checkpoint_files or [])
         if checkpoint_files:
             check_folder(model, self._headers)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
-        from layerlens.compressing.loaded_tensors import check_marks, leave_files_, restore_types_
+        from layerlens.compressing.loaded_tensors import check_marks, leave_files_, mark_types_, restore_types_
 
         if not self._headers:
             check_marks(model)
         restore_types_(model)
         leave_files_(model, self._headers)
+        mark_types_(model, self._dtype)
         self._headers = {}
         matrices = self.quantization_config.matrices
         # Of the model alone, and by its own names: what it is saved as need not be what it was loaded from.

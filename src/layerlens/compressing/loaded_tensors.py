@@ -20,9 +20,11 @@ from layerlens.compressing.tensor_files import NAMES
 from layerlens.errors import CheckpointError, UnsupportedModelError
 from layerlens.models.headers import TensorHeader, read_headers
 from layerlens.models.streamed.tensor_reader import TensorReader
+from layerlens.nn.frozen_product import FrozenMatrix
 from layerlens.nn.half_modules import HalfModule
 from layerlens.nn.stored_form import stored_tensors
 from layerlens.nn.stored_module import StoredModule
+from layerlens.nn.type_mark import TypeMark
 
 
 def headers_of(files: Iterable[str | Path]) -> dict[str, TensorHeader]:
@@ -93,6 +95,21 @@ def leave_files_(model: PreTrainedModel, headers: Mapping[str, TensorHeader]) ->
             # Renamed by rules of the caller's own, or a part of what the file has; or tied to one that was just read.
             if _is_mapped(tensor):
                 _put(model, place, tensor.detach().clone())
+
+
+@torch.inference_mode(False)
+def mark_types_(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Let a model without a parameter, and a body without one in a model that has some, still tell its type and device.
+
+    Args:
+        model: As it was loaded.
+        dtype: What it computes in.
+    """
+    # Inner models first: a mark in one is one in those around it too.
+    for part in reversed([module for module in model.modules() if isinstance(module, PreTrainedModel)]):
+        stored = next((module for module in part.modules() if isinstance(module, FrozenMatrix)), None)
+        if stored is not None and not any(parameter.is_floating_point() for parameter in part.parameters()):
+            stored.type_mark = TypeMark(dtype, next(stored.buffers()).device)
 
 
 def saved_paths(model: PreTrainedModel, files: Iterable[Path]) -> dict[str, str]:

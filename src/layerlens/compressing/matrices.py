@@ -178,7 +178,11 @@ def checkpoint_size(model: StreamedModel, matrices: list[Matrix]) -> CheckpointS
 
 def _table(model: StreamedModel) -> list[tuple[str, str]]:
     """Path and stored name of the word embedding, where it is a large table of the checkpoint; else nothing."""
-    table = model.model.get_input_embeddings()
+    try:
+        table = model.model.get_input_embeddings()
+    except NotImplementedError:
+        # What transformers raises of a vision model without a module that it takes for one, as ConvNeXt.
+        return []
     path = next((path for path, module in model.model.named_modules() if module is table), None)
     stored = model.stored_names.get(f"{path}.weight")
     # A table that does more than scale its rows is not known to LayerLens's own in its place.

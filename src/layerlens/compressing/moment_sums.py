@@ -30,6 +30,8 @@ _TOKENS = 1024
 _SQUARED = 1 << 22
 #: More rows than any features, so that a sum is packed and not kept as rows.
 _MANY = 1 << 40
+#: A sum of squares below that is none: of numbers so small float32 keeps no digits, and scaled to one they would be infinite.
+_LEAST = 1e-30
 
 
 class FittedSum:
@@ -66,7 +68,7 @@ class FittedSum:
         else:
             found, values = self._gram.trace(), self._gram.full()
             self._gram.clear()
-        return values.mul_(trace / found) if found > 0 else values.zero_()
+        return values.mul_(trace / found) if found > _LEAST else values.zero_()
 
 
 class HeldRoot:

@@ -156,6 +156,9 @@ def _upper_factor(
 ) -> tuple[Float32[Tensor, "features features"], float]:
     """C, upper triangular, with C Cᵀ = the reordered Gram + λI; and λ."""
     mean = gram.diagonal().double().mean().item()
+    if not math.isfinite(mean):
+        # No ridge would make a factor of it.
+        raise ValueError("the Gram holds NaN or infinity")
     if not mean > 0.0:
         return torch.eye(len(gram), device=gram.device), 1.0
     # LAPACK gives lower factors; of the order reversed, such a one is the upper factor turned round.

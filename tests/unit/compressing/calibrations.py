@@ -35,7 +35,7 @@ from layerlens.streaming.slots import Slots
 from layerlens.words import TaskKind
 from tests.tiny_models import save_tiny
 
-DECODERS = {"gpt2", "gpt_neo", "llama", "mistral", "qwen2", "gemma2"}
+DECODERS = {"gpt2", "gpt_neo", "llama", "mistral", "qwen2", "ctrl", "gemma2"}
 
 
 @dataclass

@@ -59,7 +59,12 @@ def test_a_linear_softmax_is_predicted_nearly_exactly(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(
     ("family", "table"),
-    [("llama", "model.embed_tokens"), ("gemma2", "model.embed_tokens"), ("bert", "bert.embeddings.word_embeddings")],
+    [
+        ("llama", "model.embed_tokens"),
+        ("gemma2", "model.embed_tokens"),
+        ("ctrl", "transformer.w"),
+        ("bert", "bert.embeddings.word_embeddings"),
+    ],
 )
 def test_a_change_of_the_word_embedding_is_predicted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, table: str

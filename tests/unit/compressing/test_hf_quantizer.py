@@ -300,6 +300,26 @@ def test_biases_and_norms_are_parameters_as_before_and_stored_matrices_are_none(
     assert sum(buffer.nbytes for buffer in layer.buffers()) == size
 
 
+def test_a_model_of_which_every_parameter_is_a_stored_matrix_generates_and_saves(tmp_path: Path) -> None:
+    original = save_tiny("olmo", tmp_path / "original")
+    compressed = compress(open_checkpoint(str(original)), tmp_path / "compressed", [integer(4, 32), HALF])
+    write_dense(compressed.folder, tmp_path / "dense")
+    model = _load("AutoModelForCausalLM", compressed.folder)
+    assert (model.dtype, model.model.dtype, model.device) == (torch.float32, torch.float32, torch.device("cpu"))
+    ids = torch.arange(5, 12)[None]
+    made = [
+        one.generate(ids, max_new_tokens=4, do_sample=False) for one in (model, _load("AutoModelForCausalLM", tmp_path / "dense"))
+    ]
+    assert torch.equal(*made)
+    model.save_pretrained(tmp_path / "again")
+    assert load_file(tmp_path / "again" / "model.safetensors").keys() == model.state_dict().keys()
+    again, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert torch.equal(_output(again, "olmo"), _output(model, "olmo"))
+    assert model.to(torch.bfloat16).model.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("schemes", [[integer(4, 32)], [KEEP]], ids=["compressed", "all kept"])
 def test_a_class_that_calls_its_body_by_another_name_is_refused_and_not_drawn_at_random(
     schemes: list[Scheme], tmp_path: Path

@@ -43,6 +43,13 @@ def test_nothing_but_zeros_gives_zeros(is_full: bool) -> None:
             assert held.root(2.0).tolist() == [[0.0] * features]
 
 
+@pytest.mark.parametrize("is_full", [True, False])
+def test_gradients_that_all_but_vanish_count_as_none_and_do_not_become_infinite(is_full: bool) -> None:
+    sums = FittedSum(3, is_full=is_full)
+    sums.add(torch.full((2, 3), 1e-21))
+    assert not sums.moments(1.0).any()
+
+
 def test_the_root_of_a_few_features_is_exact() -> None:
     torch.manual_seed(0)
     rows = torch.randn(40, 7)

@@ -91,3 +91,11 @@ def test_the_callers_gram_stays_as_it_is() -> None:
     input_feedback(inner, _GROUP)
     output_feedback(inner)
     assert torch.equal(inner, before)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_gram_that_is_not_finite_is_refused_and_not_damped_for_ever(bad: float) -> None:
+    inner = gram(24, samples=200)
+    inner[3, 3] = bad
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        input_feedback(inner, _GROUP, damping=0.05)

@@ -20,6 +20,7 @@ from tests.tiny_models import WORDS, save_tiny
 DECODERS = {"gpt2", "gpt_neo", "llama", "mistral", "qwen2", "gemma2"}
 #: One block is enough to compress.
 ONE_BLOCK: dict[str, dict[str, Any]] = {
+    "convnext": {},
     "distilbert": {"n_layers": 1},
     "gpt2": {"n_layer": 1},
     "gpt_neo": {"num_layers": 1, "attention_types": [[["global"], 1]]},
@@ -60,7 +61,7 @@ def place(folder: Path, family: str, **overrides: Any) -> Place:
     model = save_tiny(family, folder / "model", **{**ONE_BLOCK.get(family, {"num_hidden_layers": 1}), **overrides})
     if family in DECODERS:
         data = write_text(folder / "text.txt")
-    elif family == "vit":
+    elif family in {"vit", "convnext"}:
         data = write_images(folder / "images")
     else:
         data = write_table(folder / "data.csv", rows=60)

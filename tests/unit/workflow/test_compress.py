@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from layerlens.artifacts.compression import CompressionPlan, load_compression_plan, load_curves
 from layerlens.artifacts.formats import Format
 from layerlens.compressing.held_out import HeldOut, option_of
-from layerlens.errors import CheckpointError, ConfigError, InfeasibleBudgetError, LayerLensError
+from layerlens.errors import CheckpointError, ConfigError, InfeasibleBudgetError, LayerLensError, UnsupportedModelError
 from layerlens.models.foreign import quiet
 from layerlens.progress import Silent
 from layerlens.words import BudgetName
@@ -324,6 +324,13 @@ def test_a_finished_folder_is_not_taken_for_the_result_of_data_that_changed(tmp_
     write_text(mine.data, words=400, seed=1)
     with pytest.raises(ConfigError, match=r"has changed since .*out was written"):
         mine.compress(tmp_path / "out", **options)
+
+
+def test_a_family_that_does_not_run_block_by_block_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    mine = place(tmp_path, "convnext")
+    with pytest.raises(UnsupportedModelError, match=r"ConvNext.* cannot run block by block.* cannot be compressed$"):
+        mine.compress(tmp_path / "out", size=30_000)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "model"]
 
 
 def test_a_model_that_others_quantised_is_refused(small_llama: Place, tmp_path: Path) -> None:
