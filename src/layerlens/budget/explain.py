@@ -22,15 +22,28 @@ UNIT_NAMES = {
 }
 
 
-def reasons(
+@dataclass(frozen=True)
+class Explained:
+    """Why a plan is what it is.
+
+    Attributes:
+        reasons: One sentence per site, in their order.
+        stopped_by: The budgets that some next option up which gains is too dear for, in the order of the limits.
+    """
+
+    reasons: list[str]
+    stopped_by: list[BudgetName]
+
+
+def explain(
     prices: PriceList,
     sizes: Int[np.ndarray, " sites"],
     values: Sequence[Float[np.ndarray, " _"]],
     limits: Mapping[BudgetName, float],
     *,
     shared: SharedCosts | None = None,
-) -> list[str]:
-    """One sentence per site, in their order.
+) -> Explained:
+    """Look at the next option up of every site.
 
     Args:
         prices: Sites and costs.
@@ -40,25 +53,15 @@ def reasons(
         shared: Where values are net of weighted costs, what options share of them; a gain below zero need not be noise then.
     """
     left = _Left.by(prices, sizes, limits)
-    return [_reason(prices, number, at, values[number], left, shared) for number, at in enumerate(prices.choice(sizes).tolist())]
-
-
-def stopped_by(
-    prices: PriceList,
-    sizes: Int[np.ndarray, " sites"],
-    values: Sequence[Float[np.ndarray, " _"]],
-    limits: Mapping[BudgetName, float],
-    *,
-    shared: SharedCosts | None = None,
-) -> list[BudgetName]:
-    """The budgets that some next option up which gains is too dear for, in the order of `limits`; arguments as of `reasons`."""
-    left = _Left.by(prices, sizes, limits)
+    reasons: list[str] = []
     short: set[BudgetName] = set()
     for number, at in enumerate(prices.choice(sizes).tolist()):
-        if at < len(prices.sites[number].sizes):
-            step = _next_step(prices, number, at, values[number], left, shared)
-            short.update(step.short if step.gain > 0 else ())
-    return [name for name in limits if name in short]
+        is_last = at == len(prices.sites[number].sizes)
+        step = None if is_last else _next_step(prices, number, at, values[number], left, shared)
+        reasons.append(_reason(prices, number, at, values[number], step, left, is_weighted=shared is not None))
+        if step is not None and step.gain > 0:
+            short.update(step.short)
+    return Explained(reasons, [name for name in limits if name in short])
 
 
 @dataclass(frozen=True)
@@ -111,20 +114,21 @@ def _reason(
     number: int,
     at: int,
     values: Float[np.ndarray, " options"],
+    step: _Step | None,
     left: _Left,
-    shared: SharedCosts | None,
+    *,
+    is_weighted: bool,
 ) -> str:
     site = prices.sites[number]
     if not site.sizes:
         return f"no {site.method} of the sizes allowed fits this layer"
     gains = f"predicted to gain {values[at]:.3g}" if at else "none"
-    if at == len(site.sizes):
+    if step is None:
         return f"{gains}; {site.sizes[at - 1]} is the largest size allowed"
-    step = _next_step(prices, number, at, values, left, shared)
     goal = f"{site.method} {site.sizes[at]}"
     if step.gain <= 0:
         if at == 0 and float(values.max()) <= step.paid:
-            return f"none: {'no gain beyond noise was found' if shared is None else 'it costs more than it gains'}"
+            return f"none: {'it costs more than it gains' if is_weighted else 'no gain beyond noise was found'}"
         return f"{gains}; {goal} would gain nothing more"
     depth = f" and a backward pass down to block {site.block or 0}" if at == 0 and prices.blocks[number] < left.lowest else ""
     priced = ", ".join(f"{from_units(name, step.extra[name]):,.6g} {UNIT_NAMES[name]}" for name in left.room)

@@ -15,7 +15,7 @@ from layerlens.artifacts.profile import Profile, Timing
 from layerlens.artifacts.versions import installed_versions
 from layerlens.budget.candidates import Candidate, distinct, structured, uniform_candidate
 from layerlens.budget.costs import TIMED, CostModel, cost_model, from_units, limits_of
-from layerlens.budget.explain import reasons, stopped_by
+from layerlens.budget.explain import explain
 from layerlens.budget.feasible import check_feasible
 from layerlens.budget.mixed_candidates import mixed
 from layerlens.budget.notes import assumptions_of, notes_of
@@ -148,13 +148,12 @@ class _Record:
         prices, sizes, costs, profile = instance.prices, candidate.sizes, instance.costs, instance.profile
         values = instance.value_of(sizes)
         shared = instance.shared if instance.config.is_weighted else None
-        why = reasons(prices, sizes, instance.values, instance.limits, shared=shared)
-        stopped = stopped_by(prices, sizes, instance.values, instance.limits, shared=shared)
+        explained = explain(prices, sizes, instance.values, instance.limits, shared=shared)
         spent = prices.price(sizes)
         budgets = {name: Budget(limit=self.asked.get(name), spent=from_units(name, spent[name])) for name in costs.names}
         layers = [
             _layer(site, int(size), value, reason, costs)
-            for site, size, value, reason in zip(prices.sites, sizes, values, why, strict=True)
+            for site, size, value, reason in zip(prices.sites, sizes, values, explained.reasons, strict=True)
         ]
         adapted = [layer.block or 0 for layer in layers if layer.size]
         return Plan(
@@ -185,7 +184,14 @@ class _Record:
                 optimization=instance.config.model_dump(mode="json"),
                 assumptions=assumptions_of(profile, costs, instance.config),
                 notes=notes_of(
-                    profile, instance.config, candidate.name, layers, budgets, self.solver, self.longest_curve, stopped
+                    profile,
+                    instance.config,
+                    candidate.name,
+                    layers,
+                    budgets,
+                    self.solver,
+                    self.longest_curve,
+                    explained.stopped_by,
                 ),
             ),
         )

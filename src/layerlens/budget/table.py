@@ -36,7 +36,7 @@ def _cell(entries: list[PlanLayer]) -> str:
     """The sizes of some sites, kind by kind: `3`, `0–2` where layers of one role differ, `3+a8` with an adapter; `–` for none."""
     sizes = {site: sorted({entry.size for entry in entries if entry.site is site}) for site in Site}
     shown = [
-        f"{_MARKS.get(site, '')}{found[0]}" if len(found) == 1 else f"{_MARKS.get(site, '')}{found[0]}–{found[-1]}"
+        _MARKS.get(site, "") + "–".join(map(str, dict.fromkeys((found[0], found[-1]))))
         for site, found in sizes.items()
         if any(found)
     ]

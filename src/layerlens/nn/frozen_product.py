@@ -27,10 +27,7 @@ class FrozenMatrix(UncastModule):
     def product(self, inputs: Float[Tensor, "*axes in_features"]) -> Float[Tensor, "*axes out_features"]:
         """x Wᵀ, in the type of the inputs, or in autocast's where that is on; only the inputs get a gradient."""
         flat = inputs.reshape(-1, self.in_features).to(product_type(inputs))
-        outputs = _FrozenProduct.apply(flat, self)
-        # No view: Falcon changes what its layers give in place, and a hook on a changed view never sees a gradient.
-        shaped: Tensor = torch.ops.aten._unsafe_view(outputs, (*inputs.shape[:-1], self.out_features))
-        return shaped
+        return not_a_view(_FrozenProduct.apply(flat, self), (*inputs.shape[:-1], self.out_features))
 
     @abstractmethod
     def multiply(self, inputs: Float[Tensor, "tokens in_features"]) -> Float[Tensor, "tokens out_features"]:
@@ -51,6 +48,15 @@ class _FrozenProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.matrix.multiply_back(gradient), None
+
+
+def not_a_view(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The same numbers in another shape, of which autograd does not know that they are another tensor's.
+
+    For what a layer gives: Falcon changes that in place, and a hook on a changed view never sees a gradient.
+    """
+    shaped: Tensor = torch.ops.aten._unsafe_view(values, shape)
+    return shaped
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from layerlens.linalg.fast_products import fast_products
 from layerlens.models.arithmetic import product_type
 from layerlens.models.streamed.weight_source import WeightSource
-from layerlens.nn.frozen_product import wide
+from layerlens.nn.frozen_product import not_a_view, wide
 
 
 class StreamedLinear(nn.Module):
@@ -36,10 +36,7 @@ class StreamedLinear(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
         flat = inputs.reshape(-1, self.in_features).to(product_type(inputs))
-        output = _Streamed.apply(flat, self)
-        # No view: Falcon changes what its layers give in place, and a hook on a changed view never sees a gradient.
-        shaped: Tensor = torch.ops.aten._unsafe_view(output, (*inputs.shape[:-1], self.out_features))
-        return shaped
+        return not_a_view(_Streamed.apply(flat, self), (*inputs.shape[:-1], self.out_features))
 
     def weight_matrix(self) -> Float[Tensor, "out_features in_features"]:
         """The whole weight in the type it is stored in; a view where it is transposed."""
