@@ -22,8 +22,9 @@ from layerlens.nn.stored_form import CodedShape
 
 #: Numbers decoded at once: a slice stays small beside any activation, and near the processor.
 SLICE_NUMBERS = 1 << 20
-#: With more input rows than these, decoding once and multiplying is faster than the kernel, by the width of the codes.
-KERNEL_INPUT_ROWS = {8: 24, 4: 64}
+#: With more input rows than these, decoding once and multiplying is faster than the kernel: by half bytes of a code. Out of the
+#: kernel's own form decoding takes longer, and twice as many rows are as fast.
+KERNEL_INPUT_ROWS = {1: 64, 2: 24}
 #: torch's 8-bit product loads whole registers: rows must be multiples of this, and tensors start at multiples of `_ALIGNMENT`
 #: bytes, or the process dies.
 _INT8_STEP = 16
@@ -83,8 +84,8 @@ class CodedMatrix:
 
     def product(self, inputs: Float[Tensor, "tokens features"]) -> Float[Tensor, "tokens rows"]:
         """x Wᵀ."""
-        is_few = len(inputs) <= KERNEL_INPUT_ROWS.get(self.shape.bits, 0)
-        if is_few and inputs.dtype == torch.bfloat16 and inputs.device.type == "cpu":
+        few = KERNEL_INPUT_ROWS[int4_kernel.half_bytes(self.shape.bits)] * (2 if self.has_kernel_form else 1)
+        if len(inputs) <= few and inputs.dtype == torch.bfloat16 and inputs.device.type == "cpu":
             product = self._kernel_product(inputs)
             if product is not None:
                 return product

@@ -6,7 +6,7 @@ from layerlens.nn.coded_linear import CodedLinear
 
 
 class QuantisedLinear(CodedLinear):
-    """Decodes a slice of rows at a time; 8 and 4 bits have kernels for few input rows in bfloat16 on a CPU.
+    """Decodes a slice of rows at a time; few input rows in bfloat16 on a CPU go to torch's products of 8- and 4-bit codes.
 
     Args:
         scheme: An integer scheme; the rest is as `CodedLinear` has it.

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from layerlens.linalg import bit_planes
-from layerlens.linalg.bit_planes import gather_codes, pack_codes, planes_of, unpack_codes
+from layerlens.linalg.bit_planes import (
+    Layout,
+    gather_codes,
+    pack_codes,
+    pack_into,
+    planes_of,
+    scratch_for,
+    unpack_codes,
+    unpack_into,
+)
 
 
 def _codes(rows: int, padded: int, bits: int, seed: int = 0) -> Tensor:
@@ -77,3 +86,26 @@ def test_a_slice_of_packed_rows_unpacks_alone(bits: int) -> None:
 
 def test_planes_of_a_width_add_up_to_it() -> None:
     assert [planes_of(bits) for bits in range(2, 8)] == [(2,), (2, 1), (4,), (4, 1), (4, 2), (4, 2, 1)]
+
+
+@pytest.mark.parametrize("bits", range(1, 4))
+@pytest.mark.parametrize("size", [4, 12, 64])
+def test_two_codes_in_a_byte_lose_just_the_bits_that_they_lack(bits: int, size: int) -> None:
+    layout = Layout(bits, lane=4, low=4 - bits)
+    halves = torch.randint(0, 1 << bits, (3, 2 * size), dtype=torch.uint8, generator=torch.Generator().manual_seed(bits)) << (
+        4 - bits
+    )
+    values = halves[:, ::2] | halves[:, 1::2] << 4
+    packed = torch.empty(3, size * bits // 4, dtype=torch.uint8)
+    pack_into(packed, values, layout)
+    unpacked = torch.empty_like(values)
+    unpack_into(unpacked, packed, layout, scratch_for(values))
+    assert torch.equal(unpacked, values)
+
+
+@pytest.mark.parametrize("bits", [3, 7])
+def test_rows_of_a_mapped_file_start_anywhere(bits: int) -> None:
+    codes = _codes(3, 64, bits)
+    packed = pack_codes(codes, bits)
+    moved = torch.empty(packed.numel() + 3, dtype=torch.uint8)[3:].view(packed.shape)
+    assert torch.equal(unpack_codes(moved.copy_(packed), bits, 64), codes)
