@@ -5,7 +5,8 @@
 WINDOWS is a safetensors file with `input_ids` [windows tokens]. OUT gets the dequantised matrices of the blocks in float32, by
 module path, and `facts` in its metadata: the bits of each, and seconds. Weights only, symmetric, everything else at its defaults;
 the model is float32, so that nothing but its rounding changes a weight. With `--average-bits` auto-round itself allocates widths
-of 2, 3, 4 and 8 bits to the layers (its AutoScheme).
+of 2, 3, 4 and 8 bits to the layers (its AutoScheme). That takes texts of a file and no tokens: it gets the windows as text, each
+with the next one behind it, of which it takes the first tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from auto_round import AutoRound
+from auto_round import AutoRound, AutoScheme
 from safetensors.torch import load_file, save_file
 
 SCHEMES = "W2A16G64,W3A16G64,W4A16G64,W8A16G64"
@@ -40,14 +41,16 @@ def main() -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model, local_files_only=True)
     before = {name: module.weight.detach().clone() for name, module in model.named_modules() if is_layer(name, module)}
     start = time.perf_counter()
+    dataset: object = list(windows.split(options.batch_size))
     given: dict[str, object] = {"bits": options.bits, "group_size": options.group_size, "sym": True}
     if options.average_bits is not None:
-        given = {"schemes": SCHEMES, "bits": options.average_bits}
+        given = {"scheme": AutoScheme(avg_bits=options.average_bits, options=SCHEMES)}
+        dataset = str(texts_of(windows, tokenizer, options.out.with_suffix(".json")))
     rounding = AutoRound(
         model,
         tokenizer,
         iters=options.iters,
-        dataset=list(windows.split(options.batch_size)),
+        dataset=dataset,
         seqlen=windows.shape[1],
         nsamples=len(windows),
         batch_size=options.batch_size,
@@ -64,6 +67,13 @@ def main() -> None:
     facts = {"bits": told, "seconds": seconds, "changed": len(changed), "layers": len(before)}
     save_file(weights, options.out, metadata={"facts": json.dumps(facts)})
     print(json.dumps({"seconds": seconds, "changed": len(changed), "layers": len(before)}))
+
+
+def texts_of(windows: torch.Tensor, tokenizer: transformers.PreTrainedTokenizerBase, path: Path) -> Path:
+    """The windows as a file of texts, none of which is shorter than a window."""
+    texts = tokenizer.batch_decode(windows, skip_special_tokens=True)
+    path.write_text(json.dumps([text + "\n" + after for text, after in zip(texts, [*texts[1:], texts[0]], strict=True)]))
+    return path
 
 
 def is_layer(name: str, module: torch.nn.Module) -> bool:
