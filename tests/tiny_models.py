@@ -72,6 +72,27 @@ RARE: dict[str, tuple[str, str, dict[str, Any]]] = {
     "fnet": ("FNetConfig", "FNetModel", {**_COMMON, **_HEADS, "max_position_embeddings": 64, "tpu_short_seq_length": 64}),
     # PEFT puts no LoRA on its `out_proj`.
     "mamba": ("MambaConfig", "MambaForCausalLM", {**_COMMON, "state_size": 4, "num_hidden_layers": 2}),
+    # Dense in every block; PEFT takes the MLPs of its family for experts.
+    "deepseek_v3": (
+        "DeepseekV3Config",
+        "DeepseekV3ForCausalLM",
+        {
+            **_COMMON,
+            **_HEADS,
+            "first_k_dense_replace": 2,
+            "kv_lora_rank": 8,
+            "q_lora_rank": 8,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 8,
+        },
+    ),
+    # It takes texts of 64 tokens alone.
+    "nystromformer": (
+        "NystromformerConfig",
+        "NystromformerModel",
+        {**_COMMON, **_HEADS, "max_position_embeddings": 64, "num_landmarks": 16, "segment_means_seq_len": 64},
+    ),
     # The position of its pad token is a row of zeros.
     "xglm": (
         "XGLMConfig",
@@ -114,7 +135,7 @@ RARE: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 
-_DECODERS = {"gpt2", "gpt_neo", "llama", "mistral", "qwen2", "ctrl", "gemma2", "mamba", "olmo", "xglm"}
+_DECODERS = {"gpt2", "gpt_neo", "llama", "mistral", "qwen2", "ctrl", "deepseek_v3", "gemma2", "mamba", "olmo", "xglm"}
 
 
 def save_tiny(family: str, folder: Path, *, seed: int = 0, **overrides: Any) -> Path:

@@ -20,12 +20,13 @@ from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from pydantic import ValidationError
-from pydantic_core import PydanticUndefined
 
 from layerlens import __version__
 from layerlens.commands import COMMANDS, Command, Option
 from layerlens.errors import ConfigError, LayerLensError
+from layerlens.models.foreign import model_fault
 from layerlens.models.lean_import import import_lean_for
+from layerlens.option_help import described_argument, described_field, shown_value
 from layerlens.words import Frozen
 
 if TYPE_CHECKING:
@@ -71,10 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("layerlens: interrupted; type the same command again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except LayerLensError as error:
+    except Exception as error:
+        told = str(error) if isinstance(error, LayerLensError) else model_fault(error)
+        if told is None:
+            raise
         if is_debug:
             traceback.print_exception(error)
-        print(f"layerlens: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"layerlens: {' '.join(told.split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
 
 
@@ -124,7 +128,7 @@ def _parser(name: str, command: Command) -> ArgumentParser:
 
     class Formatter(DefaultHelpFormatter):
         def _get_help_string(self, action: Any) -> str:
-            return str(action.help)  # the descriptions name the defaults themselves
+            return str(action.help)  # `option_help` names the defaults
 
     positional = " ".join(_key(option).upper() for option in command.options if not option.name.startswith("--"))
     parser = ArgumentParser(
@@ -137,12 +141,13 @@ def _parser(name: str, command: Command) -> ArgumentParser:
         print_config=None,
     )
     for option in command.options:
+        told = described_argument(option)
         if option.is_switch:
-            parser.add_argument(option.name, action="store_true", help=option.help)
+            parser.add_argument(option.name, action="store_true", help=told)
         elif option.name.startswith("--"):
-            parser.add_argument(option.name, default=option.default, help=option.help, metavar=_key(option).upper())
+            parser.add_argument(option.name, default=option.default, help=told, metavar=_key(option).upper())
         else:
-            parser.add_argument(option.name, nargs="?", help=option.help, metavar=_key(option).upper())
+            parser.add_argument(option.name, nargs="?", help=told, metavar=_key(option).upper())
     if command.config is None:
         return parser
     spellings: dict[str, list[str]] = {}
@@ -150,18 +155,14 @@ def _parser(name: str, command: Command) -> ArgumentParser:
         spellings.setdefault(flag, []).append(alias)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
     for field, info in command.config.model_fields.items():
-        default = info.default if info.default is not PydanticUndefined else info.get_default(call_default_factory=True)
-        shown = "" if default is None or default == [] or default == {} else f" (default: {_shown(default)})"
         flag = _flag(field)
-        form: dict[str, Any] = {"metavar": field.upper()}
+        form: dict[str, Any] = {"metavar": shown_value(field, info.annotation)}
         if info.annotation is bool:
-            form = {"metavar": "{true,false}", "nargs": "?", "const": "true"}
+            form |= {"nargs": "?", "const": "true"}
         elif _takes_several(info.annotation):
             form |= {"action": _Together}
         # The config checks and converts every value, so that one place says what is wrong with it.
-        parser.add_argument(
-            flag, *spellings.get(flag, []), type=_as_given, default=None, help=f"{info.description}{shown}", **form
-        )
+        parser.add_argument(flag, *spellings.get(flag, []), type=_as_given, default=None, help=described_field(info), **form)
     return parser
 
 
@@ -256,12 +257,6 @@ def _flag(field: str) -> str:
 
 def _key(option: Option) -> str:
     return option.name.removeprefix("--").replace("-", "_")
-
-
-def _shown(default: Any) -> str:
-    if isinstance(default, dict):
-        return ",".join(f"{key}={value}" for key, value in default.items())
-    return ",".join(str(part) for part in default) if isinstance(default, list) else str(default)
 
 
 def _overview() -> str:

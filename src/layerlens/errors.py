@@ -59,6 +59,11 @@ class NotFiniteError(LayerLensError):
     """A loss, gradient or statistic became NaN or infinite."""
 
 
+def few(names: Sequence[str]) -> str:
+    """Name three and count the rest, as a message does."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def is_disk_full(error: OSError) -> bool:
     """Whether a write failed for want of space: on the disk, in a quota, or for one file."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -108,11 +108,14 @@ def test_two_runs_leave_the_same_bytes_and_the_older_spelling_means_the_same(
         plan = plan_of(Path("small"))
         # What the data are called from any folder is all that two folders may differ in.
         assert plan["metadata"]["run"].pop("data") == str(tmp_path.resolve() / str(number) / "text.txt")
+        claim = json.loads(Path("small.curves/run.json").read_text(encoding="utf-8"))
+        assert claim.pop("data") == str(tmp_path.resolve() / str(number) / "text.txt")
         files = {name: value for name, value in digest(Path("small")).items() if name != "plan.json"}
-        found.append((files, digest(Path("small.curves")), plan))
+        curves = {name: value for name, value in digest(Path("small.curves")).items() if name != "run.json"}
+        found.append((files, curves, claim, plan))
     assert found[0] == found[1]
-    assert found[0][:2] == found[2][:2]
-    plan = found[0][2]
+    assert found[0][:3] == found[2][:3]
+    plan = found[0][-1]
     assert "fixed-rank" in {one["name"] for one in plan["measured"]}
     assert {layer["format"] for layer in plan["layers"] if layer["role"] == "embedding"} == {"keep"}
 

@@ -35,6 +35,28 @@ def test_a_commands_help_has_every_field_of_its_config_with_its_description(
         assert info.description.split(";")[0][:30] in printed
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "plan",
+            "--methods {lora,adapter,prefix,none},... methods a site may get; none is always one of them (default: lora,none)",
+        ),
+        ("plan", "--out OUT the plan to write (default: plan.json)"),
+        ("profile", "--device {auto,cpu,cuda} what computes"),
+        ("profile", "--data DATA stdlib-docs, a file, a folder of images or a hub data set (required)"),
+        ("profile", "with less, blocks are computed again more often (default: 1GB)"),
+        ("tune", "--fit-head [{true,false}] fit a random head on frozen features before training (default: true)"),
+        ("compress", "--role-ranks NAME=NUMBER,... rank"),
+        ("compress", "--keep KEEP,... layers"),
+        ("evaluate", "--out OUT the evaluation to write (default: evaluation.json)"),
+    ],
+)
+def test_help_tells_values_defaults_and_what_is_required(name: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([name, "--help"]) == 0
+    assert told in " ".join(capsys.readouterr().out.split())
+
+
 def test_every_fault_of_an_option_names_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "p", "--max-flops", "-1", "--min-rank", "zero"]) == 2
     said = capsys.readouterr().err

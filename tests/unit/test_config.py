@@ -44,6 +44,9 @@ def test_the_command_lines_spellings_mean_the_same_as_pythons() -> None:
 def test_a_penalty_of_a_method_that_is_no_candidate_is_refused() -> None:
     with pytest.raises(ValidationError, match="adapter is no candidate method, so its penalty would do nothing"):
         OptimizationConfig(max_flops=1e9, method_penalties={Method.LORA: 0.8, Method.ADAPTER: 0.9})
+    with pytest.raises(ValidationError, match="none has no value, so a penalty would do nothing"):
+        OptimizationConfig(max_flops=1e9, method_penalties={Method.NONE: 2.0})
+    assert OptimizationConfig(max_flops=1e9, method_penalties={Method.LORA: 0.8, Method.NONE: 1.0})
 
 
 @pytest.mark.parametrize(

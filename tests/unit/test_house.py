@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +36,14 @@ def test_public_names_are_sorted() -> None:
 def test_every_command_is_documented_and_has_its_twin(command: str) -> None:
     assert f"layerlens {command}" in (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     assert callable(getattr(layerlens, command))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_manual_gives_a_twins_arguments_in_their_order(command: str) -> None:
+    manual = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    [told] = re.findall(rf"^layerlens\.{command}\((.+?)\)", manual, re.MULTILINE)
+    parameters = inspect.signature(getattr(layerlens, command)).parameters.values()
+    assert told.split(", ") == [each.name for each in parameters if each.kind is not inspect.Parameter.KEYWORD_ONLY]
 
 
 @pytest.mark.parametrize(

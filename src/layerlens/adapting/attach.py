@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from layerlens.adapting.lora import ADAPTER, adapted_modules, check_realised, lora_config, peft_warnings_hidden
 from layerlens.adapting.site_modules import check_sites, site_modules, sites_attached
 from layerlens.artifacts.plan import Plan
-from layerlens.errors import UnsupportedModelError
+from layerlens.errors import UnsupportedModelError, few
 from layerlens.models.foreign import one_line
 from layerlens.models.weights import is_transposed
 
@@ -41,24 +41,40 @@ def attached(model: PreTrainedModel, plan: Plan, *, seed: int) -> Iterator[PeftM
 
     Raises:
         ManifestError: a layer that the model has not.
-        UnsupportedModelError: a prefix on an attention that cannot have one.
+        UnsupportedModelError: a prefix on an attention that cannot have one, or a model that PEFT puts no LoRA on.
         LayerLensError: what PEFT made is not what the plan says.
     """
     modules, sites = adapted_modules(plan, model), site_modules(plan)
     check_sites(sites, model)
     config = lora_config(plan, is_transposed=any(map(is_transposed, modules.values())))
     with restored(model, plan.head):
-        try:
-            with peft_warnings_hidden():
-                adapted: PeftModel = get_peft_model(model, config)
-        except ValueError as error:
-            raise UnsupportedModelError(
-                f"PEFT puts no LoRA on this {type(model).__name__} ({one_line(error)}); plan again with --methods adapter,none"
-            ) from error
+        adapted = put_on_(model, config)
         start_adapters_(adapted, seed=seed)
         with sites_attached(model, sites, seed=seed):
             check_realised(plan, adapted)
             yield adapted
+
+
+def put_on_(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    """Let PEFT adapt a model, in place.
+
+    Raises:
+        UnsupportedModelError: PEFT cannot, or puts adapters in other places than it was told.
+    """
+    try:
+        with peft_warnings_hidden():
+            adapted: PeftModel = get_peft_model(model, config)
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"PEFT puts no LoRA on this {type(model).__name__} ({one_line(error)}); plan again with --methods adapter,none"
+        ) from error
+    # In some families of mixtures PEFT looks for every MLP among fused experts, those that have none (DeepSeek-V3) included.
+    if moved := getattr(config, "target_parameters", None):
+        raise UnsupportedModelError(
+            f"PEFT puts no LoRA on the MLPs of this {type(model).__name__}, which it takes for experts ({few(sorted(moved))}); "
+            "plan again with --methods adapter,none"
+        )
+    return adapted
 
 
 @contextmanager

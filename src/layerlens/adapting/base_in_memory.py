@@ -13,11 +13,10 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from layerlens.errors import CheckpointError, ManifestError
+from layerlens.errors import CheckpointError, ManifestError, few
 from layerlens.models.checkpoint import Checkpoint
 from layerlens.models.compressed_checkpoint import open_base_checkpoint
 from layerlens.models.foreign import class_for, one_line, quiet
-from layerlens.models.loaded_checks import few
 from layerlens.models.tree import find_head, is_under
 from layerlens.nn.bottleneck import Bottleneck
 from layerlens.nn.prefix import Prefix

@@ -22,6 +22,7 @@ from torch import nn
 from layerlens.adapting.hooks import NO_HOOKS, Hooks
 from layerlens.adapting.memory import peak_memory
 from layerlens.adapting.precision import kept_generators, own_forward, training_device
+from layerlens.adapting.recorded import without_newer
 from layerlens.adapting.samples import SOURCE, Samples
 from layerlens.adapting.trainer import TaskTrainer, last_whole_checkpoint
 from layerlens.adapting.training_batch import PADDED_TO
@@ -34,6 +35,8 @@ from layerlens.errors import ConfigError, NotFiniteError
 from layerlens.progress import Progress
 
 CHECKPOINTS, ARM_FILE = "checkpoints", "arm.json"
+#: Key of an arm's record: whether its checkpoints shall stay. Records of older versions lack it.
+KEEPS_CHECKPOINTS = "keeps_checkpoints"
 #: Points of a loss curve at most.
 CURVE_POINTS = 100
 #: Keys of a run's identity that records of older versions lack.
@@ -77,7 +80,11 @@ def finished_arm(out: Path, spec: RunSpec) -> Arm | None:
         found = json.loads(path.read_text(encoding="utf-8"))
         wanted = _comparable(spec.identity, found["run"], _NEWER_OF_ARM)
         if found["run"] == wanted:
-            return Arm.model_validate(found["arm"])
+            arm = Arm.model_validate(found["arm"])
+            if found.get(KEEPS_CHECKPOINTS) is False:
+                # A run that was killed while it removed them has left some.
+                shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+            return arm
         differs = told(found["run"], wanted)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
@@ -141,9 +148,11 @@ def finetune(
     with working_alone(checkpoints), _given_up_in_failure(checkpoints):
         arm = _trained_arm(model, spec, checkpoints, progress, hooks)
         keep()
-        write_json(out / ARM_FILE, {"run": spec.identity, "arm": arm.model_dump(mode="json")})
-        if not spec.config.keep_checkpoints:
-            shutil.rmtree(checkpoints)
+        keeps = spec.config.keep_checkpoints
+        write_json(out / ARM_FILE, {"run": spec.identity, "arm": arm.model_dump(mode="json"), KEEPS_CHECKPOINTS: keeps})
+        if not keeps:
+            # Another process that finds the arm may remove them as well.
+            shutil.rmtree(checkpoints, ignore_errors=True)
     return arm
 
 
@@ -227,9 +236,7 @@ def _comparable(identity: Mapping[str, Any], found: object, newer: Collection[st
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     if not isinstance(found, dict):
         return plain
-    # An option that came later does by default what was done without it.
-    usual, before = TuneConfig().model_dump(mode="json"), found.get("config") or {}
-    config = {name: value for name, value in plain["config"].items() if name in before or value != usual.get(name)}
+    config = without_newer(plain["config"], found.get("config") or {}, TuneConfig().model_dump(mode="json"))
     return _told(plain | {"config": config}, found, newer)
 
 

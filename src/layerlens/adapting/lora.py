@@ -130,6 +130,8 @@ def peft_warnings_hidden() -> Iterator[None]:
     with warnings.catch_warnings():
         # A model with Linear and Conv1D layers: PEFT settles the orientation per layer and says so.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+        # What was made is held against the plan, layer by layer.
+        warnings.filterwarnings("ignore", message="target_parameters=|The following (rank|alpha)_pattern keys did not match")
         # PEFT reads a name that transformers has renamed.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         yield

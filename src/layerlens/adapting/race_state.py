@@ -8,9 +8,22 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from layerlens.adapting.recorded import without_newer
 from layerlens.artifacts.differences import told
 from layerlens.artifacts.store import read_json, write_json
+from layerlens.config import RaceConfig
 from layerlens.errors import ConfigError, ManifestError
+
+#: Options that decide how many runs there are and when they stop, but not what a run gives.
+_OF_THE_LAYOUT = {"share", "tuning_steps", "epochs", "min_steps", "num_seeds", "max_seconds", "may_extend", "only", "threads"}
+#: Options whose effect is told by what they lead to: the samples, the model and the arithmetic.
+_TOLD_ELSEWHERE = {
+    *("text_columns", "label_column", "split", "max_length", "eval_data"),
+    *("max_train_samples", "max_eval_samples", "held_out_samples"),
+    *("base", "base_format", "precision"),
+}
+#: Options that a race is not known by.
+NOT_OF_A_RUN = _OF_THE_LAYOUT | _TOLD_ELSEWHERE
 
 
 class Run(BaseModel):
@@ -25,7 +38,7 @@ class Run(BaseModel):
 
 
 class RaceState(BaseModel):
-    """All finished runs of one race. `fingerprint` covers everything that a run's outcome depends on."""
+    """All finished runs of one race. `fingerprint` covers everything that a run's outcome depends on, as its version told it."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -75,15 +88,24 @@ def open_state(
         return fresh, _put_aside(path, "is damaged")
     if found.fingerprint == fingerprint:
         return found, None
+    differs = _differences(found.race, race) if found.race else ""
+    if found.race and not differs:
+        return found, None
     if not found.runs:
         return fresh, None
-    differs = told(found.race, race) if found.race else ""
     if differs and not may_start_anew:
         raise ConfigError(
             f"{path} holds {len(found.runs)} runs of a stopped race, and this race differs ({differs}); race as before to go on "
             "there, or remove the file to start anew"
         )
     return fresh, _put_aside(path, f"holds another race's runs ({differs or 'it is too old to say what differs'})")
+
+
+def _differences(found: Mapping[str, Any], race: Mapping[str, Any]) -> str:
+    """What tells a race from a recorded one, options aside that one of two versions does not know or take for its own."""
+    before = {name: value for name, value in found.get("config", {}).items() if name not in NOT_OF_A_RUN}
+    now = without_newer(race.get("config", {}), before, RaceConfig().model_dump(mode="json"))
+    return told({**found, "config": before}, {**race, "config": now})
 
 
 def _put_aside(path: Path, why: str) -> str:

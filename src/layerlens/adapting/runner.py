@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from layerlens.adapting.attach import attached
 from layerlens.adapting.boundary_store import BoundaryShelf
 from layerlens.adapting.precision import arithmetic, autocast, training_device
-from layerlens.adapting.race_state import Run, open_state, save_state
+from layerlens.adapting.race_state import NOT_OF_A_RUN, Run, open_state, save_state
 from layerlens.adapting.samples import Samples
 from layerlens.adapting.site_modules import trained_identity
 from layerlens.adapting.training import train
@@ -27,8 +27,6 @@ from layerlens.errors import NotFiniteError
 from layerlens.models.load import TaskModel
 from layerlens.progress import Progress
 
-#: Options that decide how many runs there are and when they stop, but not what a run gives.
-NOT_OF_A_RUN = {"share", "tuning_steps", "epochs", "min_steps", "num_seeds", "max_seconds", "may_extend", "only", "threads"}
 EVAL_BATCH_FACTOR = 2
 #: Letters of the hash that a candidate is described by.
 _HASH_LETTERS = 12

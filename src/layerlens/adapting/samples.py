@@ -37,13 +37,16 @@ class Samples:
     @property
     def identity(self) -> dict[str, Any]:
         """Which samples these are: what every one is encoded from, and the first ones encoded."""
-        source = {"samples": self.data.source_hash(self.indices), "max_length": self.data.task.info.max_length}
         return {
             "data": self.data.id,
             "indices": sha256_of_json({"indices": self.indices}),
             "first": self.data.hash(self.indices[:ENCODED_SAMPLES]),
-            SOURCE: sha256_of_json(source),
+            SOURCE: self.source(self.data.task.info.max_length),
         }
+
+    def source(self, max_length: int | None) -> str:
+        """What every sample is known by: what it is encoded from, cut at `max_length` tokens."""
+        return sha256_of_json({"samples": self.data.source_hash(self.indices), "max_length": max_length})
 
     def batches(self, *, batch_size: int, num_steps: int, seed: int) -> list[list[int]]:
         """Batches of a run, as numbers in the data set; images are all of one length and stay unread."""

@@ -28,6 +28,8 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FOLDER = "adapter"
 #: Keys of the weights' metadata that tell which base the adapter was trained on, and for what.
 BASE_HASH, TRAINED_FOR = "base_model_sha256", "layerlens"
+#: Characters that `tempfile` puts behind the name of an unfinished folder, as a glob.
+_STAGED = "?" * 8
 
 
 class TrainedFor(Frozen):
@@ -113,11 +115,16 @@ def with_metadata(content: bytes, added: dict[str, str]) -> bytes:
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """Fill a folder beside its place, and move it there when it is whole; an old one is replaced.
 
+    One process at a time fills a folder: what another one has staged for it is taken for a killed one's.
+
     Raises:
         ConfigError: the folder cannot be written.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f".{folder.name}.{_STAGED}"):
+            # Of a process that was killed.
+            shutil.rmtree(left, ignore_errors=True)
         staged = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         staged.chmod(0o755)
     except OSError as error:

@@ -183,13 +183,13 @@ def save_compression_plan(folder: Path, plan: CompressionPlan) -> None:
     write_json(folder / PLAN_FILE, plan)
 
 
-def load_compression_plan(folder: Path) -> CompressionPlan:
+def load_compression_plan(folder: str | Path) -> CompressionPlan:
     """Read `plan.json` of a compressed folder.
 
     Raises:
         ManifestError: it is missing, damaged or of another schema.
     """
-    plan = read_json(folder / PLAN_FILE, CompressionPlan)
+    plan = read_json(Path(folder).expanduser() / PLAN_FILE, CompressionPlan)
     if plan.schema_version != SCHEMA_VERSION:
         raise ManifestError(f"{folder} has schema version {plan.schema_version}, this LayerLens reads {SCHEMA_VERSION}")
     return plan

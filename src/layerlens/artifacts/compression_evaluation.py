@@ -68,12 +68,13 @@ class TextQuality(Frozen):
 
 
 class Verdict(StrEnum):
-    """How much of a layer's output is left."""
+    """How much of a layer's output is left; unseen where no sample ran through the layer."""
 
     GOOD = "good"
     FAIR = "fair"
     POOR = "poor"
     CRITICAL = "critical"
+    UNSEEN = "unseen"
 
 
 #: Largest relative output error of each verdict; above the last it is critical. Errors of .05, .15 and .35 go with cosines of
@@ -82,8 +83,10 @@ class Verdict(StrEnum):
 OUTPUT_ERROR_LIMITS = {Verdict.GOOD: 0.05, Verdict.FAIR: 0.15, Verdict.POOR: 0.35}
 
 
-def verdict_of(output_error: float) -> Verdict:
-    """Verdict on a relative output error."""
+def verdict_of(output_error: float | None) -> Verdict:
+    """Verdict on a relative output error; none of a layer that did not run."""
+    if output_error is None:
+        return Verdict.UNSEEN
     return next((verdict for verdict, limit in OUTPUT_ERROR_LIMITS.items() if output_error <= limit), Verdict.CRITICAL)
 
 
@@ -93,8 +96,10 @@ class LayerQuality(Frozen):
     layer: str = Field(description="full module path")
     weight_cosine: float
     weight_error: float = Field(ge=0, description="‖Ŵ − W‖ / ‖W‖")
-    output_cosine: float
-    output_error: float = Field(ge=0, description="‖X Ŵᵀ − X Wᵀ‖ / ‖X Wᵀ‖ on inputs that the original model's layer sees")
+    output_cosine: float | None = Field(description="none where the layer did not run on any sample")
+    output_error: float | None = Field(
+        ge=0, description="‖X Ŵᵀ − X Wᵀ‖ / ‖X Wᵀ‖ on inputs that the original model's layer sees; none where it saw none"
+    )
     size_bytes: ByteChange = Field(description="bytes of the matrix as it is in memory")
     tied_to: str | None = Field(default=None, description="an earlier layer that holds the same matrix; its bytes count once")
     verdict: Verdict

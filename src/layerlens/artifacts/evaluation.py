@@ -9,6 +9,8 @@ from pydantic import Field
 
 from layerlens.words import SCHEMA_VERSION, Frozen
 
+#: Its name in the folder of a run or of a compressed model.
+EVALUATION_FILE = "evaluation.json"
 #: The arm that trains every parameter; times and memory are shares of its own.
 FULL = "full"
 

@@ -229,7 +229,7 @@ def save_plan(path: Path, plan: Plan) -> None:
     write_json(path, plan)
 
 
-def load_plan(path: Path, *, is_strict: bool = True) -> Plan:
+def load_plan(path: str | Path, *, is_strict: bool = True) -> Plan:
     """Read a plan.
 
     Args:
@@ -239,7 +239,7 @@ def load_plan(path: Path, *, is_strict: bool = True) -> Plan:
     Raises:
         ManifestError: the file is missing, does not fit the schema, or does not add up.
     """
-    plan = read_json(path, Plan)
+    plan = read_json(Path(path).expanduser(), Plan)
     if plan.schema_version != SCHEMA_VERSION:
         raise ManifestError(f"{path} has schema version {plan.schema_version}, this LayerLens reads {SCHEMA_VERSION}; plan again")
     if is_strict and (faults := inconsistencies(plan)):

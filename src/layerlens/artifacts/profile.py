@@ -201,12 +201,13 @@ def save_profile(folder: Path, profile: Profile, arrays: dict[str, np.ndarray], 
     write_json(folder / PROFILE_FILE, profile)
 
 
-def load_profile(folder: Path) -> tuple[Profile, dict[str, np.ndarray], Timing | None]:
+def load_profile(folder: str | Path) -> tuple[Profile, dict[str, np.ndarray], Timing | None]:
     """Read a profile folder.
 
     Raises:
         ManifestError: a file is missing, does not fit its schema, or holds no gain curve for a layer.
     """
+    folder = Path(folder).expanduser()
     try:
         is_there = (folder / PROFILE_FILE).exists()
     except OSError as error:

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from layerlens.words import SCHEMA_VERSION, Frozen
 
+#: Its name beside the plan.
+VALIDATION_FILE = "validation.json"
+
 
 class Verdict(StrEnum):
     """`fail` exits with 1; `warn` does not; `not applicable` never counts as a pass."""

@@ -17,14 +17,19 @@ from layerlens.artifacts.compression import Rounding
 from layerlens.artifacts.formats import Format, Scheme
 from layerlens.budget.format_menu import MatrixGroup, Menu, Offer, Selection, without_policies
 from layerlens.budget.format_optimum import FormatOptimum, optimal_formats, staircase
-from layerlens.budget.format_policy import named
 from layerlens.budget.low_rank_formats import low_rank_plan
 from layerlens.budget.uniform_formats import LeftOut, uniform_plan
+from layerlens.errors import few
 from layerlens.words import Role
 
 OPTIMUM = "optimum"
 #: Share of the bytes that a baseline may leave unused without a word: less than its next step takes.
 _UNUSED = 0.01
+#: Why a baseline that is to spend all bytes may not; a uniform width as it is spends what it takes.
+_STOPPED_BY = {
+    "-int8": "longer factors do not fit or are not on offer",
+    "-topped-up": "one width more does not fit on more layers evenly spaced",
+}
 PLAIN_FORMATS = (Format.KEEP, Format.HALF, Format.INTEGER)
 END_ROLES = (Role.EMBEDDING, Role.HEAD)
 
@@ -87,10 +92,9 @@ def baselines(menu: Menu, limit_bytes: int) -> tuple[list[Runner], dict[str, str
     runners, left_out = _apart(found, [])
     for runner in runners:
         unused = limit_bytes - menu.size_of(runner.selection)
-        if runner.name in (f"{Rounding.PLAIN}-int8", f"{Rounding.WHITENED}-int8") and unused > _UNUSED * limit_bytes:
-            left_out[f"{runner.name} at all bytes"] = (
-                f"longer factors do not fit or are not on offer, so it runs with {unused:,} bytes fewer"
-            )
+        why = next((why for ending, why in _STOPPED_BY.items() if runner.name.endswith(ending)), None)
+        if why is not None and unused > _UNUSED * limit_bytes:
+            left_out[f"{runner.name} at all bytes"] = f"{why}, so it runs with {unused:,} bytes fewer"
     return runners, left_out
 
 
@@ -99,7 +103,7 @@ def barred(menu: Menu, selection: Selection) -> str | None:
     names = [
         offer.scheme.name for group, offer in zip(menu.groups, selection, strict=True) if offer.scheme not in group.roundings
     ]
-    return f"the policies leave out {named(list(dict.fromkeys(names)))}" if names else None
+    return f"the policies leave out {few(list(dict.fromkeys(names)))}" if names else None
 
 
 def _apart(found: dict[str, Selection | LeftOut], earlier: Sequence[Runner]) -> tuple[list[Runner], dict[str, str]]:

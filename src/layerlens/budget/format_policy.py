@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from layerlens.artifacts.compression import Curves, MatrixCurve, Option
-from layerlens.artifacts.formats import Format
+from layerlens.artifacts.formats import RANK_STEP, Format
 from layerlens.config import CompressConfig
-from layerlens.errors import ConfigError, ManifestError
+from layerlens.errors import ConfigError, ManifestError, few
 from layerlens.words import Role
-
-#: Names that a sentence lists before it only counts.
-NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -118,6 +115,11 @@ def _unmatched(curves: Curves, config: CompressConfig) -> list[str]:
     roles = sorted({matrix.role.value for matrix in curves.matrices})
     if idle := [each for each in config.role_ranks if not any(has_role(matrix, each) for matrix in curves.matrices)]:
         faults.append(f"role_ranks: the model has no {', '.join(idle)}; it has {', '.join(roles)}")
+    faults += [
+        f"role_ranks: {role} stands behind roles that name all its layers, so its rank would do nothing; put it first"
+        for place, role in enumerate(config.role_ranks)
+        if _is_forestalled(role, list(config.role_ranks)[:place], curves)
+    ]
     if all(matrix.block is None for matrix in curves.matrices):
         faults += [
             f"{name}: the model has no blocks" for name in ("first_block_rank", "last_block_rank") if getattr(config, name)
@@ -127,6 +129,12 @@ def _unmatched(curves: Curves, config: CompressConfig) -> list[str]:
     ):
         faults.append(f"formats: a rank is asked for, but {Format.LOW_RANK} is not among {', '.join(config.formats)}")
     return faults
+
+
+def _is_forestalled(role: str, earlier: Sequence[str], curves: Curves) -> bool:
+    """Whether earlier roles already say the rank of every matrix of this one."""
+    mine = [matrix for matrix in curves.matrices if has_role(matrix, role)]
+    return bool(mine) and all(any(has_role(matrix, each) for each in earlier) for matrix in mine)
 
 
 def _group_size_faults(curves: Curves, config: CompressConfig) -> list[str]:
@@ -142,7 +150,10 @@ def _has_groups(option: Option) -> bool:
 
 
 def _rank_faults(curves: Curves, policies: Sequence[tuple[str, int] | None]) -> list[str]:
-    """Ranks above the matrix, and ranks that its curve does not hold; a layer that has no low-rank form is passed over."""
+    """Ranks above the matrix, and ranks that its curve does not hold; a layer that has no low-rank form is passed over.
+
+    Whoever typed 65 is told why they read 80.
+    """
     above: dict[tuple[str, int], list[str]] = {}
     absent: dict[tuple[str, int], list[str]] = {}
     for matrix, policy in zip(curves.matrices, policies, strict=True):
@@ -154,9 +165,10 @@ def _rank_faults(curves: Curves, policies: Sequence[tuple[str, int] | None]) -> 
             above.setdefault(policy, []).append(f"{matrix.layer} ({matrix.out_features} x {matrix.in_features})")
         else:
             absent.setdefault(policy, []).append(f"{matrix.layer} (has {', '.join(map(str, ranks))})")
-    faults = [f"{name}: {rank} is above the smaller side of {named(layers)}" for (name, rank), layers in above.items()]
+    rounded = f" (a rank is rounded up to a multiple of {RANK_STEP})"
+    faults = [f"{name}: {rank} is above the smaller side of {few(layers)}{rounded}" for (name, rank), layers in above.items()]
     return faults + [
-        f"{name}: {rank} was not measured for {named(layers)}; take one of these or measure again in another folder"
+        f"{name}: {rank} was not measured for {few(layers)}{rounded}; take one of these or measure again in another folder"
         for (name, rank), layers in absent.items()
     ]
 
@@ -178,9 +190,3 @@ def check_ranks(curves: Curves, policies: Sequence[tuple[str, int] | None]) -> N
     """
     if faults := _rank_faults(curves, policies):
         raise ConfigError.of(faults)
-
-
-def named(things: Sequence[str]) -> str:
-    """The first few of many names, and how many more there are."""
-    more = f" and {len(things) - NAMED} more" if len(things) > NAMED else ""
-    return ", ".join(things[:NAMED]) + more

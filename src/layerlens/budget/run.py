@@ -23,7 +23,7 @@ from layerlens.budget.optimum import optimise
 from layerlens.budget.prices import PriceList
 from layerlens.budget.shared_costs import SharedCosts
 from layerlens.budget.sites import PlanSite, plan_sites, rank_range
-from layerlens.budget.values import ValueModel, cost_rates, site_values, value_models
+from layerlens.budget.values import COST_OF_TERM, ValueModel, cost_rates, site_values, value_models
 from layerlens.config import OptimizationConfig
 from layerlens.errors import ConfigError
 from layerlens.words import BudgetName, Method
@@ -78,13 +78,13 @@ def make_plan(
         The exact optimum under the default value model, and every candidate by name, `uniform` among them.
 
     Raises:
-        ConfigError: a latency or time budget without measured times, or no rank that is allowed.
+        ConfigError: a latency or time budget, or a weight of latency, without measured times, or no rank that is allowed.
         InfeasibleBudgetError: nothing fits; the smallest feasible budgets are named.
     """
     costs = cost_model(profile, timing, config)
     asked = limits_of(config)
-    if timing is None and (timed := TIMED & set(asked)):
-        raise ConfigError(f"{', '.join(sorted(timed))}: the profile has no timing.json, which this budget needs; profile again")
+    if timing is None:
+        _refuse_timed(asked, config)
     limits = {name: limit * config.max_utilisation for name, limit in asked.items()}
     sites = plan_sites(profile, config)
     prices = PriceList.of(costs, sites)
@@ -126,6 +126,13 @@ def make_plan(
     first = record.plan(front[0] if front[0].sizes.any() or plain is None else plain)
     _log(profile, first.layers)
     return first, {candidate.name: record.plan(candidate) for candidate in kept}
+
+
+def _refuse_timed(asked: Mapping[BudgetName, float], config: OptimizationConfig) -> None:
+    """Refuse what only measured times could price."""
+    weighted = (term for term, name in COST_OF_TERM.items() if name in TIMED and config.objective_weights.get(term))
+    if timed := [*sorted(TIMED & set(asked)), *(f"objective_weights {term}" for term in weighted)]:
+        raise ConfigError(f"{', '.join(timed)}: the profile has no timing.json, which this needs; profile again")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from layerlens.compressing.layer_moments import LayerMoments
 from layerlens.compressing.matrices import Matrix, Place
 from layerlens.compressing.moment_capture import MomentCapture
 from layerlens.compressing.outside_moments import OutputCapture, OutputMoments, TableMoments
-from layerlens.errors import NotFiniteError, UnsupportedModelError
+from layerlens.errors import NotFiniteError, UnsupportedModelError, few
 from layerlens.models.replaced_forward import replaced_forwards
 from layerlens.models.sequences import as_sequences
 from layerlens.models.streamed.load import StreamedModel
@@ -132,7 +132,10 @@ class CalibrationPass(StreamedSteps):
                 del output, hidden
                 self._after_part()
         if missing := [layer for layer in layers if layer not in capture.moments]:
-            raise UnsupportedModelError(f"{missing[0]} never ran on the calibration samples; give samples that reach it")
+            raise UnsupportedModelError(
+                f"{few(missing)} never ran on the calibration samples; give samples that reach what can run, and leave the rest "
+                "as it is with --keep PATTERN, such as a decoder's attention to an encoder that it does not have"
+            )
         return capture.moments
 
     def table(self, matrix: Matrix, gradient: int) -> TableMoments:

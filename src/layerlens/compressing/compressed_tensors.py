@@ -23,8 +23,7 @@ from jaxtyping import Int8, Int32
 from torch import Tensor, nn
 
 from layerlens.artifacts.formats import Format
-from layerlens.artifacts.store import write_json
-from layerlens.compressing.folder_config import QUANTIZATION_KEY, StoredMatrix
+from layerlens.compressing.folder_config import QUANTIZATION_KEY, StoredMatrix, write_config
 from layerlens.compressing.loaded_names import places_of
 from layerlens.compressing.open_folder import CompressedFolder, open_compressed
 from layerlens.compressing.tensor_files import SHARD_BYTES, TensorFiles, TensorShape, new_folder
@@ -86,7 +85,7 @@ def write_compressed_tensors(folder: Path, out: Path, *, shard_bytes: int = SHAR
             reader.close()
         prefix = f"{model.base_model_prefix}."
         targets = {path: place.removeprefix(prefix) for path, place in places.items()}
-        write_json(target / CONFIG_FILE, {**source.config, QUANTIZATION_KEY: _quantization(coded, targets)})
+        write_config(target / CONFIG_FILE, {**source.config, QUANTIZATION_KEY: _quantization(coded, targets)})
         copy_other_files(folder, target)
         return weights.num_bytes + bytes_behind(target)
 

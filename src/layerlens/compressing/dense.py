@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from layerlens.artifacts.store import write_json
-from layerlens.compressing.folder_config import StoredMatrix
+from layerlens.compressing.folder_config import StoredMatrix, write_config
 from layerlens.compressing.open_folder import CompressedFolder, open_compressed
 from layerlens.compressing.stored_matrix import restored
 from layerlens.compressing.tensor_files import NAMES, SHARD_BYTES, TensorFiles, TensorShape, new_folder
@@ -70,7 +69,7 @@ def write_dense(folder: Path, out: Path, dtype: torch.dtype | None = None, *, sh
             weights.abandon()
             reader.close()
         named = {"dtype": str(dtype).removeprefix("torch.")} if dtype else {}
-        write_json(target / CONFIG_FILE, {**source.config, **named})
+        write_config(target / CONFIG_FILE, {**source.config, **named})
         copy_other_files(folder, target)
         return weights.num_bytes + bytes_behind(target)
 

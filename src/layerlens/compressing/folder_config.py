@@ -92,6 +92,17 @@ def read_matrices(version: Any, matrices: Mapping[str, Any]) -> dict[str, Stored
     return read
 
 
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write a `config.json`.
+
+    Published ones hold `Infinity` (the `time_step_limit` of Mamba-2 and its hybrids), which transformers reads and JSON lacks.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    write_bytes(path, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+
+
 def restore_hint(path: Path, saved: Mapping[str, str]) -> None:
     """Put what transformers leaves out back into a `config.json` that it has written.
 

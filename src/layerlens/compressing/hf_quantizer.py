@@ -112,10 +112,11 @@ def _save(model: PreTrainedModel, save_directory: str | Path, is_main_process: b
     Raises:
         ConfigError: the folder is to be uploaded in the same call.
     """
-    from layerlens.compressing.loaded_tensors import saved_paths
+    from layerlens.compressing.loaded_tensors import hold_stored_forms_, saved_paths
 
     if kwargs.get("push_to_hub"):
         raise ConfigError("a compressed model is saved first and uploaded then; call its push_to_hub method")
+    hold_stored_forms_(model)
     type(model).save_pretrained(model, save_directory, is_main_process, *args, **kwargs)
     # What transformers itself asks, where it asks more than the caller was told.
     is_main = getattr(model, "should_save_on_this_rank", bool)(is_main_process)

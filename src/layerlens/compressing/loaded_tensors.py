@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from layerlens.compressing.loaded_names import loaded_names
 from layerlens.compressing.tensor_files import NAMES
-from layerlens.errors import CheckpointError, UnsupportedModelError
+from layerlens.errors import CheckpointError, UnsupportedModelError, few
 from layerlens.models.headers import TensorHeader, read_headers
 from layerlens.models.streamed.tensor_reader import TensorReader
 from layerlens.nn.frozen_product import FrozenMatrix
@@ -46,7 +46,7 @@ def check_folder(model: PreTrainedModel, headers: Mapping[str, TensorHeader]) ->
     needed = _stored(model)
     if not needed and not loaded_names(model, headers, model.state_dict()):
         raise UnsupportedModelError(
-            f"none of the folder's tensors ({', '.join(list(headers)[:3])}, …) belongs to a {type(model).__name__}; load it as "
+            f"none of the folder's tensors ({few(list(headers))}) belongs to a {type(model).__name__}; load it as "
             "the architecture that its config.json names"
         )
     held = {(place, headers[name].shape, headers[name].dtype) for name, place in loaded_names(model, headers, needed).items()}
@@ -112,6 +112,17 @@ def mark_types_(model: PreTrainedModel, dtype: torch.dtype) -> None:
             stored.type_mark = TypeMark(dtype, next(stored.buffers()).device)
 
 
+def hold_stored_forms_(model: PreTrainedModel) -> None:
+    """Bring every matrix that a kernel holds in a form of its own back into that of a file, one at a time.
+
+    A state dict would make all of them beside those that are held.
+    """
+    for module in model.modules():
+        if isinstance(module, StoredModule):
+            # Whatever is done to its tensors, a module brings them back first.
+            module._apply(lambda tensor: tensor)
+
+
 def saved_paths(model: PreTrainedModel, files: Iterable[Path]) -> dict[str, str]:
     """Module path in files that a model was saved to, by its path in the model, for every stored matrix."""
     found = loaded_names(model, headers_of(files), _stored(model))
@@ -148,6 +159,6 @@ def _is_mapped(tensor: Tensor) -> bool:
 def _refuse(missing: list[str]) -> None:
     if missing:
         raise CheckpointError(
-            f"the folder lacks {len(missing)} tensors of compressed matrices ({', '.join(missing[:3])}, …), or has them in "
-            "another form: left so, they would be random numbers; copy or download it again"
+            f"the folder lacks tensors of compressed matrices ({few(missing)}), or has them in another form: left so, they would "
+            "be random numbers; copy or download it again"
         )

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from layerlens.errors import CheckpointError
+from layerlens.errors import CheckpointError, few
 from layerlens.models.headers import ELEMENT_BYTES, TensorHeader, num_floats, tensor_bytes
 from layerlens.models.sentence_modules import tensors_behind
 from layerlens.models.streamed.load import StreamedModel
@@ -137,9 +137,10 @@ def read_matrix(model: StreamedModel, matrix: Matrix) -> Float[Tensor, "out_feat
 
 
 def unused_tensors(model: StreamedModel) -> frozenset[str]:
-    """Tensors of the checkpoint that transformers makes itself and never loads, such as the causal masks of old GPT-2 files.
+    """Tensors of the checkpoint that transformers makes itself or never loads, such as the causal masks of old GPT-2 files.
 
-    They are no parameters, and a compressed folder is without them. A tensor that another architecture of the family would load
+    They are no parameters, and a compressed folder is without them. For some families the layers that predict several tokens are
+    among them, which transformers passes over too. A tensor that another architecture of the family would load
     (a pooler, a head) is none of them.
     """
     module = model.model
@@ -153,6 +154,12 @@ def unused_tensors(model: StreamedModel) -> frozenset[str]:
     ]
     # Patterns match parameters too: attn.bias is part of attn.c_attn.bias.
     return frozenset(name for name in like_made if not _is_any(name, persistent))
+
+
+def unused_told(model: StreamedModel) -> list[str]:
+    """One sentence on what a compressed folder is without: prediction heads for several tokens are such, not only masks."""
+    unused = sorted(unused_tensors(model))
+    return [f"tensors that transformers never loads are left out ({len(unused)}): {few(unused)}"] if unused else []
 
 
 def _is_any(stored: str, names: Iterable[str]) -> bool:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from layerlens.artifacts.formats import Format
 from layerlens.compressing.folder_config import StoredMatrix
 from layerlens.compressing.loaded_names import places_of
-from layerlens.errors import UnsupportedModelError
+from layerlens.errors import UnsupportedModelError, few
 from layerlens.models.weights import is_planned_module
 from layerlens.nn.half_modules import HalfEmbedding, HalfLinear, HalfModule
 from layerlens.nn.low_rank_linear import LowRankLinear
@@ -51,8 +51,8 @@ def replace_modules(model: PreTrainedModel, matrices: Mapping[str, StoredMatrix]
         _put(model, path, holders[path])
     if matrices and not holders:
         raise UnsupportedModelError(
-            f"none of the folder's compressed matrices ({', '.join(list(matrices)[:3])}, …) belongs to a {type(model).__name__}; "
-            "load it as the architecture that its config.json names"
+            f"none of the folder's compressed matrices ({few(list(matrices))}) belongs to a {type(model).__name__}; load it as "
+            "the architecture that its config.json names"
         )
     _tie(model, holders)
     return places

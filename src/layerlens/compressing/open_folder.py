@@ -9,8 +9,8 @@ from typing import Any
 
 from layerlens.compressing.folder_config import QUANTIZATION_KEY, StoredMatrix, original_config, read_matrices
 from layerlens.errors import CheckpointError
-from layerlens.models.checkpoint import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, is_compressed
-from layerlens.models.headers import TensorHeader, read_headers
+from layerlens.models.checkpoint import CONFIG_FILE, is_compressed, read_weights
+from layerlens.models.headers import TensorHeader
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,10 @@ def open_compressed(folder: Path) -> CompressedFolder:
     if not is_compressed(config):
         raise CheckpointError(f"{folder} was not compressed by LayerLens; give a folder that `layerlens compress` wrote")
     quantization = config[QUANTIZATION_KEY]
-    files = [folder / WEIGHTS_FILE]
-    if not files[0].exists():
-        files = [folder / name for name in sorted(set(_read_json(folder / INDEX_FILE).get("weight_map", {}).values()))]
-    tensors: dict[str, TensorHeader] = {}
-    for file in files:
-        tensors |= read_headers(file)
+    faults: list[str] = []
+    _, tensors = read_weights(folder, faults)
+    if faults:
+        raise CheckpointError.of(faults)
     matrices = read_matrices(quantization.get("version"), quantization.get("matrices", {}))
     return CompressedFolder(folder, original_config(config), matrices, tensors)
 

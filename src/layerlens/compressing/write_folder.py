@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from layerlens.artifacts.compression import PLAN_FILE
+from layerlens.artifacts.evaluation import EVALUATION_FILE
 from layerlens.artifacts.formats import Format, Scheme
-from layerlens.artifacts.store import write_json
-from layerlens.compressing.folder_config import StoredMatrix, folder_config
+from layerlens.artifacts.validation import VALIDATION_FILE
+from layerlens.compressing.folder_config import StoredMatrix, folder_config, write_config
 from layerlens.compressing.stored_matrix import check_tensors
 from layerlens.compressing.tensor_files import NAMES, SHARD_BYTES, TensorFiles, TensorShape, new_folder
 from layerlens.errors import CheckpointError, ConfigError
@@ -34,10 +35,12 @@ from layerlens.nn.stored_form import is_plain, stored_tensors
 #: Bytes of a tensor that are copied at once.
 _COPY_BYTES = 16 << 20
 #: What is copied beside the weights: tokenizer, processor, generation settings, pooling of a sentence encoder, licence.
-_COPIED = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".md", "LICENSE")
+_COPIED = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".md", "LICENSE", "NOTICE")
 _WEIGHTS = ".safetensors"
+#: Where a tokenizer keeps chat templates beside its first one.
+_TEMPLATES = "additional_chat_templates"
 #: What commands say of the folder that they were run on: it is not true of another one.
-_TOLD = {CONFIG_FILE, PLAN_FILE, "evaluation.json", "validation.json"}
+_TOLD = {CONFIG_FILE, PLAN_FILE, EVALUATION_FILE, VALIDATION_FILE}
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def write_folder(
             weights.abandon()
             reader.close()
         entries = {matrix.path: _entry(matrix) for matrix in matrices.values()}
-        write_json(folder / CONFIG_FILE, folder_config(source.config, entries, _dtype(source)))
+        write_config(folder / CONFIG_FILE, folder_config(source.config, entries, _dtype(source)))
         copy_other_files(source.folder, folder)
         written = weights.num_bytes + bytes_behind(folder)
         if size_bytes is not None and written != size_bytes:
@@ -137,17 +140,17 @@ def copy_other_files(source: Path, folder: Path) -> None:
 
     What LayerLens wrote of the folder itself (its plan, its evaluation) stays behind.
 
-    Of its subfolders only those of a sentence encoder's modules behind the transformer, whole.
+    Of its subfolders only that of more chat templates, and those of a sentence encoder's modules behind the transformer, whole.
     """
     for file in sorted(source.glob("*")):
         is_wanted = file.name.endswith(_COPIED) and not file.name.endswith(".index.json") and file.name not in _TOLD
         if file.is_file() and is_wanted and not file.name.startswith("."):
             shutil.copyfile(file, folder / file.name)
-    for module in modules_behind(source):
-        for file in sorted((source / module).glob("*")):
+    for name in (_TEMPLATES, *modules_behind(source)):
+        for file in sorted((source / name).glob("*")):
             if file.is_file() and file.name.endswith((*_COPIED, _WEIGHTS)):
-                (folder / module).mkdir(exist_ok=True)
-                shutil.copyfile(file, folder / module / file.name)
+                (folder / name).mkdir(exist_ok=True)
+                shutil.copyfile(file, folder / name / file.name)
 
 
 def _tensors(source: Checkpoint, matrices: Mapping[str, ChosenMatrix], copies: set[str]) -> dict[str, TensorShape]:

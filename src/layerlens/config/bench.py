@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from layerlens.config.planning import OptimizationConfig
 from layerlens.config.profiling import ProfilingConfig
-from layerlens.config.spellings import SEED_LIMIT, Column, Columns, Integers, Names
+from layerlens.config.spellings import Column, Columns, Names, Seeds
 from layerlens.config.training import RaceConfig, TuneConfig
 from layerlens.words import Frozen, TaskKind
 
@@ -126,7 +126,7 @@ class BenchSuite(Frozen):
     models: dict[str, Annotated[BenchModel, BeforeValidator(_model_id)]] = Field(description="models by name")
     tasks: dict[str, BenchTask] = Field(description="tasks by name")
     arms: Names = Field(description="what is compared")
-    seeds: Integers = Field(description="every arm runs from each of these")
+    seeds: Seeds = Field(description="every arm runs from each of these")
     budget: BenchBudget = Field(description="what arms with a budget may train")
     training: TuneConfig = Field(default=TuneConfig(threads=1), description="batch size, steps or epochs, and the optimiser")
     learning_rates: BenchRates = Field(default=BenchRates(), description="grids and how rates are tuned on them")
@@ -153,15 +153,6 @@ class BenchSuite(Frozen):
             raise ValueError("give at least one")
         if twice := sorted({str(entry) for entry in value if value.count(entry) > 1}):
             raise ValueError(f"{', '.join(twice)} stands twice")
-        return value
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_are_natural(cls, value: list[int]) -> list[int]:
-        if min(value) < 0:
-            raise ValueError("a seed must not be negative")
-        if max(value) >= SEED_LIMIT:
-            raise ValueError(f"a seed must be below {SEED_LIMIT}")
         return value
 
     @field_validator("planning")
@@ -216,7 +207,7 @@ class BenchConfig(Frozen):
     models: Names | None = Field(default=None, description="only these models of the suite")
     tasks: Names | None = Field(default=None, description="only these tasks of the suite")
     arms: Names | None = Field(default=None, description="these arms instead of the suite's")
-    seeds: Integers | None = Field(default=None, description="these seeds instead of the suite's")
+    seeds: Seeds | None = Field(default=None, description="these seeds instead of the suite's")
     extend: bool = Field(
         default=False,
         description="let a folder's suite gain or lose models, tasks, arms, seeds or rates; what both have must be the same",

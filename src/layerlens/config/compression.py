@@ -56,7 +56,9 @@ class CompressConfig(DataConfig):
     first_block_rank: Rank | None = Field(default=None, description="rank of low-rank matrices in the first block")
     last_block_rank: Rank | None = Field(default=None, description="rank of low-rank matrices in the last block")
     role_ranks: Annotated[dict[str, Rank], BeforeValidator(split_pairs)] = Field(
-        default={}, description="rank of low-rank matrices by role: attention.query=128,mlp.*=256; first and last blocks win"
+        default={},
+        description="rank of low-rank matrices by role: attention.query=128,mlp.*=256; the first that matches, behind first "
+        "and last block",
     )
     rank_floor: Rank = Field(default=16, description="smallest rank of any factors")
     widths: Integers = Field(default=[8, 7, 6, 5, 4, 3, 2], description="widths of integer codes on offer, in bits")

@@ -43,22 +43,28 @@ class OptimizationConfig(Frozen):
         default=None, description="milliseconds added per token at inference, batch 1, unmerged"
     )
     max_time_ratio: float | None = Field(default=None, description="training time as a share of full fine-tuning at most")
-    candidate_methods: Methods = Field(default=[Method.LORA, Method.NONE], description="methods a site may get")
+    candidate_methods: Methods = Field(
+        default=[Method.LORA, Method.NONE], description="methods a site may get; none is always one of them"
+    )
     method_penalties: Penalties = Field(
         default={}, description="divides the value of a method's options: 1.0 is neutral, 0.8 favours it"
     )
     objective_weights: Weights = Field(
-        default={"utility": 1.0}, description="utility, cost, flops, vram, latency: each cost as a share of its budget"
+        default={"utility": 1.0},
+        description="weights of utility, cost, flops, vram, latency, each cost as a share of its budget or of full fine-tuning; "
+        "or predecessor for .5, .2, .1, .1, .1",
     )
     max_utilisation: float = Field(default=1.0, ge=0.001, le=1, description="share of each budget that may be spent")
-    min_rank: int = Field(default=1, gt=0, description="smallest rank")
-    max_rank: int | None = Field(default=None, gt=0, description="largest rank; hidden size / 10 if not given")
+    min_rank: int = Field(default=1, gt=0, description="smallest rank of a LoRA")
+    max_rank: int | None = Field(default=None, gt=0, description="largest rank of a LoRA; hidden size / 10 if not given")
     alpha_over_rank: float = Field(
         default=2.0, gt=0, le=LARGEST_PREFERENCE, description="LoRA scaling alpha / r, the same for every layer"
     )
-    batch_size: int = Field(default=16, gt=0, description="training batch that memory is priced for")
+    batch_size: int = Field(default=16, gt=0, description="samples per training step that memory is priced for")
     length: int | None = Field(
-        default=None, gt=0, description="tokens per sample that memory is priced for; the profile's maximum"
+        default=None,
+        gt=0,
+        description="tokens per sample that memory and FLOPs are priced for; the profile's maximum if not given",
     )
     epochs: float = Field(
         default=3.0, gt=0, description="passes over the data that time is priced for; frozen blocks run in the first alone"
@@ -109,6 +115,8 @@ class OptimizationConfig(Frozen):
     def _is_complete(self) -> OptimizationConfig:
         if not set(self.candidate_methods) - {Method.NONE}:
             raise ValueError("candidate_methods: at least one method besides none is needed")
+        if self.method_penalties.get(Method.NONE, 1.0) != 1.0:
+            raise ValueError("method_penalties: none has no value, so a penalty would do nothing; leave it out")
         if idle := [str(name) for name in self.method_penalties if name not in self.candidate_methods]:
             raise ValueError(f"method_penalties: {', '.join(idle)} is no candidate method, so its penalty would do nothing")
         if self.max_rank is not None and self.max_rank < self.min_rank:

@@ -33,7 +33,8 @@ class ProfilingConfig(DataConfig):
         description="rows of the Grams at most: tokens, or random sums of a sample's tokens where there are more",
     )
     fisher_labels: FisherLabels = Field(
-        default=FisherLabels.EMPIRICAL, description="labels of the Fisher: of the data, or sampled"
+        default=FisherLabels.EMPIRICAL,
+        description="labels that the Fisher is taken at: those of the data, or true for labels drawn from the model",
     )
     damping: float = Field(default=0.1, gt=0, description="ridge on each Gram, as a share of its mean eigenvalue")
     debias: bool = Field(default=True, description="take off the gradient energy what noise alone leaves; off for ablations")
@@ -44,7 +45,9 @@ class ProfilingConfig(DataConfig):
     max_rank: int | None = Field(default=None, gt=0, description="longest gain curve; hidden size / 10 if not given")
     head_samples: int = Field(default=512, gt=0, description="samples that a random task head is fitted on")
     proxy: HowMany = Field(
-        default="auto", description="measure proxy_eval on all layers, a few per role, none, or all where that is cheap"
+        default="auto",
+        description="layers that proxy_eval is measured on: all, few (some of each role), off (none), or auto (all where that is "
+        "cheap)",
     )
     proxy_steps: int = Field(default=4, gt=0, description="training steps of one proxy")
     proxy_batch_size: int = Field(default=8, gt=0, description="samples per step of a proxy")
@@ -53,14 +56,15 @@ class ProfilingConfig(DataConfig):
     proxy_learning_rate: float = Field(default=2e-3, gt=0, description="learning rate of a proxy")
     threads: int | None = Field(default=None, gt=0, description="processor threads; torch's own choice if not given")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="what computes: the processor, an accelerator, or an accelerator where there is one"
+        default="auto", description="what computes: auto takes an accelerator where there is one, else the processor"
     )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32",
         description="blocks in float32, or in bfloat16 autocast, which is faster where the device has it",
     )
     execution: Literal["auto", "memory", "stream"] = Field(
-        default="auto", description="hold the model in memory, stream it block by block, or stream what would not fit comfortably"
+        default="auto",
+        description="hold the model in memory, or stream it block by block; auto streams what would not fit comfortably",
     )
     max_memory: Bytes | None = Field(
         default=None, gt=0, description="peak memory of the whole process at most, such as 2GB (powers of 1,024)"

@@ -50,6 +50,14 @@ def bytes_of(value: Any) -> Any:
     return int(number)
 
 
+def bytes_as_typed(number: int) -> str:
+    """A number of bytes in the largest unit that it is a whole number of: what `bytes_of` reads as this number."""
+    for power, unit in ((4, "TB"), (3, "GB"), (2, "MB"), (1, "KB")):
+        if number and number % (1 << 10 * power) == 0:
+            return f"{number >> 10 * power}{unit}"
+    return str(number)
+
+
 def off_of(value: Any) -> Any:
     """A bare `off` in a YAML file is read as false."""
     return "off" if value is False else value

@@ -49,8 +49,10 @@ class TrainingConfig(DataConfig):
     )
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1, description="share of the steps that the learning rate rises for")
     weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="gradient clipping")
-    precision: Precision = Field(default=Precision.AUTO, description="arithmetic of training")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="norm that a step's gradients are clipped to")
+    precision: Precision = Field(
+        default=Precision.AUTO, description="arithmetic of training; auto takes bf16 where the processor has it"
+    )
     threads: int | None = Field(default=None, gt=0, description="processor threads; torch's own choice if not given")
     max_train_samples: int | None = Field(default=None, gt=0, description="use only so many training samples, a seeded choice")
     max_eval_samples: int | None = Field(default=None, gt=0, description="use only so many evaluation samples, a seeded choice")

@@ -154,8 +154,8 @@ def _resolved(table: Table, wanted: str, flag: str) -> str:
 
 
 def _named(table: Table, wanted: Sequence[str]) -> list[str]:
-    """Columns of the table that bear one of the names, in the order of the names, whatever their case."""
-    by_name = {name.casefold(): name for name in table.columns}
+    """Columns of the table that bear one of the names, in the order of the names; in any case where none is spelt so."""
+    by_name = {name.casefold(): name for name in table.columns} | {name: name for name in table.columns}
     return [by_name[name] for name in wanted if name in by_name]
 
 

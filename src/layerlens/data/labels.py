@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from layerlens.data.table import Table
@@ -12,6 +13,8 @@ from layerlens.errors import DataError
 
 MAX_NAMELESS_CLASSES = 20
 """More classes than this, and than half the rows, are no classes but ids or prose."""
+DEFAULT_OUTPUTS = 2
+"""Of a head with classes, where a config names none: so transformers has it."""
 MIN_CONTINUOUS_VALUES = 20
 """More different numbers than this, not all of them whole, are a scale rather than classes."""
 
@@ -23,6 +26,8 @@ class HeadLabels:
     names: tuple[str, ...] = ()
     is_kept: bool = False
     """Whether that head is used as it is, so that its classes count even where the data lack some."""
+    num_outputs: int = 0
+    """Its outputs, named or not; 0 where nothing tells."""
 
     @classmethod
     def of(cls, checkpoint_config: Mapping[str, Any], *, is_kept: bool = False) -> HeadLabels:
@@ -31,7 +36,7 @@ class HeadLabels:
         by_index = {str(index): name for index, name in found.items()} if isinstance(found, dict) else {}
         names = [by_index.get(str(index)) for index in range(len(by_index))]
         named = tuple(name for name in names if isinstance(name, str))
-        return cls(named if 1 < len(set(named)) == len(names) else (), is_kept)
+        return cls(named if 1 < len(set(named)) == len(names) else (), is_kept, len(by_index))
 
     @property
     def is_named(self) -> bool:
@@ -42,6 +47,12 @@ class HeadLabels:
         """Index of each label that the data hold, where they are this head's; None where they are not."""
         is_whole = self.is_kept or len(found) == len(self.names)
         return places_among(self.names, found) if found and is_whole else None
+
+    @property
+    def numbers(self) -> list[str]:
+        """What data may call a kept head's classes beside their names: the numbers of its outputs, two where nothing tells."""
+        num_outputs = (self.num_outputs or DEFAULT_OUTPUTS) if self.is_kept else 0
+        return [str(output) for output in range(num_outputs)] if num_outputs > 1 else []
 
 
 NO_HEAD = HeadLabels()
@@ -65,6 +76,9 @@ def label_key(value: Any) -> str | None:
         return None
     if isinstance(value, bool | str):
         return str(value).strip() or None
+    if isinstance(value, Integral):
+        # Numbers that name things are long, and a float would make one of two.
+        return str(int(value))
     number = float(value)
     if math.isnan(number):
         return None
@@ -85,7 +99,7 @@ def looks_continuous(values: Sequence[Any]) -> bool:
             continue
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return False
         has_fraction = has_fraction or not number.is_integer()
         different.add(number)
@@ -125,6 +139,9 @@ def class_labels(
         return [places[key] for key in keys], list(head.names)
     if names is not None:
         return _known_indices(table, rows, keys, names, "the plan's label set"), list(names)
+    if found and (places := places_among(head.numbers, found)) is not None:
+        _check_counted_from_zero(column, table, found, head)
+        return [places[key] for key in keys], head.numbers
     if column in table.class_names:
         classes = list(table.class_names[column])
     else:
@@ -160,7 +177,7 @@ def regression_targets(column: str, values: Sequence[Any], table: Table, rows: S
         value = values[row]
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
             raise DataError(
@@ -206,12 +223,29 @@ def _known_indices(table: Table, rows: Sequence[int], keys: Sequence[str], names
     return [places[key] for key in keys]
 
 
+def _check_counted_from_zero(column: str, table: Table, found: set[str], head: HeadLabels) -> None:
+    """Raise where numbers that lack the 0 could as well count a head's outputs from 1, and lack the last."""
+    if "0" not in found:
+        raise DataError(
+            f"{table.where}: the labels {', '.join(_sorted_names(found)[:12])} in column {column!r} could count the model's "
+            f"{len(head.numbers)} classes from 0 or from 1; call them as its config.json does, such as "
+            f"{head.names[0] if head.names else 'LABEL_0'}"
+        )
+
+
 def _sorted_names(found: set[str]) -> list[str]:
-    """Whole numbers by size, other names by alphabet."""
-    if all(_is_whole(name) for name in found):
+    """Numbers by size, other names by alphabet."""
+    if all(_is_number(name) for name in found):
         # `1` and `01` are two names, and the order of a set is another in every process.
-        return sorted(found, key=lambda name: (int(name), name))
+        return sorted(found, key=lambda name: (float(name), name))
     return sorted(found)
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return math.isfinite(float(name))
+    except ValueError:
+        return False
 
 
 def _is_whole(name: str) -> bool:

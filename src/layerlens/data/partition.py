@@ -43,9 +43,7 @@ def partition(num: int, splits: Sequence[str] | None, *, seed: int, has_eval_dat
     names = ["train"] * num if splits is None else list(splits)
     if unknown := sorted(set(names) - {"train", "validation", "test"}):
         raise DataError(f"unknown split {', '.join(unknown)}; the splits of a source are train, validation and test")
-    train, race, test = (
-        [index for index, name in enumerate(names) if name == wanted] for wanted in ("train", "validation", "test")
-    )
+    train, race, test = (in_split(names, wanted) for wanted in ("train", "validation", "test"))
     needs_test = not test and not has_eval_data
     needs_race = not race
     if needs_test or needs_race or splits is None:
@@ -59,6 +57,11 @@ def partition(num: int, splits: Sequence[str] | None, *, seed: int, has_eval_dat
     if needs_race:
         race, train = _cut(train, min(MAX_RACE, round(RACE_SHARE * total)))
     return Partition(train=tuple(train), race=tuple(race), test=() if has_eval_data else tuple(test))
+
+
+def in_split(splits: Sequence[str] | None, wanted: str) -> list[int]:
+    """Samples of one of the source's own splits, in its order; none where it has no such split."""
+    return [index for index, name in enumerate(splits or ()) if name == wanted]
 
 
 def _cut(samples: list[int], wanted: int) -> tuple[list[int], list[int]]:

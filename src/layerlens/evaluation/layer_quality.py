@@ -71,6 +71,7 @@ class _Pair:
     compressed: nn.Module
     tied_to: str | None
     outputs: _Sums = field(default_factory=_Sums)
+    has_run: bool = False
 
 
 def layer_quality(
@@ -83,6 +84,9 @@ def layer_quality(
         compressed: The same tree; a layer is any module that maps what the original's does and whose `weight` is its matrix.
         batches: Inputs of the model, without labels; tokens that `attention_mask` leaves out do not count.
         progress: Who watches.
+
+    Returns:
+        One entry for each; of a layer that no batch ran through (a pooler of a language model, cross-attention) its matrix alone.
 
     Raises:
         UnsupportedModelError: the compressed model lacks a layer, or has one of another shape.
@@ -147,6 +151,7 @@ def _add_outputs(pair: _Pair, mask: list[Tensor | None], _: nn.Module, inputs: t
         kept = mask[0].to(given.device)
         given, found = given[kept], found[kept]
     other: Tensor = pair.compressed(_as_taken(pair.compressed, given))
+    pair.has_run = True
     pair.outputs.add(_without_bias(pair.original, found), _without_bias(pair.compressed, other))
 
 
@@ -168,15 +173,16 @@ def _without_bias(module: nn.Module, output: Tensor) -> Tensor:
 def _quality(path: str, pair: _Pair) -> LayerQuality:
     weights = _Sums()
     weights.add(matrix_of(pair.original).detach(), matrix_of(pair.compressed).detach())
+    output_error = pair.outputs.relative_error if pair.has_run else None
     return LayerQuality(
         layer=path,
         weight_cosine=weights.cosine,
         weight_error=weights.relative_error,
-        output_cosine=pair.outputs.cosine,
-        output_error=pair.outputs.relative_error,
+        output_cosine=pair.outputs.cosine if pair.has_run else None,
+        output_error=output_error,
         size_bytes=ByteChange(before=_matrix_bytes(pair.original), after=_matrix_bytes(pair.compressed)),
         tied_to=pair.tied_to,
-        verdict=verdict_of(pair.outputs.relative_error),
+        verdict=verdict_of(output_error),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from layerlens.artifacts.store import sha256_of_file
-from layerlens.errors import CheckpointError
+from layerlens.errors import CheckpointError, few
 from layerlens.models.headers import TensorHeader, read_headers
 from layerlens.models.hub import fetch_snapshot, is_hub_id
 
@@ -146,10 +146,10 @@ def _weight_files(folder: Path, faults: list[str]) -> tuple[list[Path], dict[str
         faults.append(f"cannot read {index} ({type(error).__name__}: {error}); copy or download it again")
         return [], {}
     if outside := [shard for shard in shards if PurePosixPath(shard).name != shard]:
-        faults.append(f"{index} names files outside its folder: {_few(outside)}; do not trust this checkpoint")
+        faults.append(f"{index} names files outside its folder: {few(outside)}; do not trust this checkpoint")
         return [], {}
     if missing := [shard for shard in shards if not (folder / shard).exists()]:
-        faults.append(f"{index} names shards that are not there: {_few(missing)}; copy or download them")
+        faults.append(f"{index} names shards that are not there: {few(missing)}; copy or download them")
     present = [folder / shard for shard in shards if shard not in missing]
     return present, {name: shard for name, shard in promised.items() if shard not in missing}
 
@@ -157,7 +157,7 @@ def _weight_files(folder: Path, faults: list[str]) -> tuple[list[Path], dict[str
 def _without_weights(folder: Path) -> str:
     if pickles := sorted(path.name for pattern in PICKLES for path in folder.glob(pattern)):
         return (
-            f"{folder} holds its weights as pickles only ({_few(pickles)}), which can run code and are never loaded; where you "
+            f"{folder} holds its weights as pickles only ({few(pickles)}), which can run code and are never loaded; where you "
             "trust them, convert: AutoModel.from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW_FOLDER)"
         )
     return f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; give the folder of a model saved as safetensors"
@@ -170,11 +170,6 @@ def _misplaced(folder: Path, promised: dict[str, str], tensors: dict[str, Tensor
         if name not in tensors or tensors[name].file.name != shard:
             absent.setdefault(shard, []).append(name)
     return [
-        f"{folder / shard} lacks {len(names)} tensors that {INDEX_FILE} names ({_few(names)}); it is a shard of another model"
+        f"{folder / shard} lacks {len(names)} tensors that {INDEX_FILE} names ({few(names)}); it is a shard of another model"
         for shard, names in sorted(absent.items())
     ]
-
-
-def _few(names: list[str]) -> str:
-    """Name three and count the rest."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 LONGEST_REASON = 300
+#: Where transformers keeps the code of its models.
+MODEL_CODE = "/transformers/models/"
 
 
 def one_line(error: BaseException) -> str:
@@ -14,6 +18,21 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0].rstrip(" :.") if lines else "no reason given"
     return f"{type(error).__name__}: {reason[:LONGEST_REASON]}"
+
+
+def model_fault(error: BaseException) -> str | None:
+    """What to say of an error that a model's own code raised in transformers; none for any other.
+
+    Some models run on texts of one length alone, or in one arithmetic alone, and say so by a tensor's shape or type.
+    """
+    frames = [frame for frame in extract_tb(error.__traceback__) if MODEL_CODE in Path(frame.filename).as_posix()]
+    if not frames:
+        return None
+    where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+    return (
+        f"the model's own code failed ({one_line(error)}; {where}); where a shape or a type is at fault, another --max-length or "
+        "--precision fp32 may do; --debug shows the traceback"
+    )
 
 
 def class_for(config: Any, auto: Any) -> Any:

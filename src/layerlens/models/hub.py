@@ -11,8 +11,9 @@ from layerlens.models.foreign import one_line
 #: Pickles, code and other frameworks' weights are never downloaded.
 ALLOWED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja"]
 #: Copies for other runtimes lie in subfolders; a consolidated file holds the same weights once more. The modules of a sentence
-#: encoder behind its transformer lie in subfolders too, `1_Pooling` and `2_Dense`, and belong to the model.
-IGNORED = ["[!0-9]*/*", "[0-9][!_]*/*", "*/*/*", "consolidated*.safetensors"]
+#: encoder behind its transformer lie in subfolders too, `1_Pooling` and `2_Dense`, and belong to the model, as do the templates
+#: in `additional_chat_templates`.
+IGNORED = ["[!0-9a]*/*", "a[!d]*/*", "ad[!d]*/*", "[0-9][!_]*/*", "*/*/*", "consolidated*.safetensors"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 

@@ -26,10 +26,10 @@ from layerlens.errors import CheckpointError, LayerLensError, UnsupportedModelEr
 from layerlens.models.checkpoint import Checkpoint
 from layerlens.models.compressed_checkpoint import CompressedCheckpoint
 from layerlens.models.foreign import class_for, one_line, quiet
-from layerlens.models.loaded_checks import check_decoder, check_embedder, check_finite, few
+from layerlens.models.loaded_checks import check_body, check_decoder, check_embedder, check_finite
 from layerlens.models.quantised_base import check_library, densify_, not_planned, plain_tensors, quantization_config, settle_
 from layerlens.models.roles import describe_layers
-from layerlens.models.tree import find_head, is_under
+from layerlens.models.tree import find_head
 from layerlens.words import TaskKind
 
 #: Task -> class that loads it; looked up by name, for each import of a class costs time.
@@ -160,7 +160,7 @@ def _build(
         settle_(model, quantised.base_format, quantised.planned)
     model.eval()
     new = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
-    _check_body(checkpoint, task, model, report)
+    check_body(checkpoint, task, model, report)
     if task.kind is not TaskKind.IMAGE_CLASSIFICATION:
         _set_pad_token(checkpoint, task.kind, model)
     return model, tuple(name for name, _ in model.named_parameters() if name in new)
@@ -260,6 +260,12 @@ def _from_pretrained(
     # With a state dict transformers wants no folder, and then only the class itself takes the call.
     loader = auto if state is None else class_for(config, auto)
     renamed = _renamed_body(checkpoint, config, class_for(config, auto))
+    if renamed is not None and isinstance(checkpoint, CompressedCheckpoint):
+        # transformers renames tensors while it loads them, and the modules that hold compressed ones are put in before.
+        raise UnsupportedModelError(
+            f"{checkpoint.folder}: {class_for(config, auto).__name__} has another name for its body than the folder's compressed "
+            f"matrices; for {kind.value} take the model that it was made from, when tuning without --base"
+        )
     try:
         model, report = loader.from_pretrained(
             checkpoint.folder if state is None else None,
@@ -300,27 +306,6 @@ def _renamed_body(checkpoint: Checkpoint, config: Any, task_class: type[PreTrain
     if saved == loaded or saved not in starts or loaded in starts:
         return None
     return {rf"^{re.escape(saved)}\.": f"{loaded}."}
-
-
-def _check_body(checkpoint: Checkpoint, task: TaskInfo, model: PreTrainedModel, report: dict[str, Any]) -> None:
-    """Raise unless every random parameter belongs to the head or the pooler."""
-    head = find_head(model)
-    parameters = {name for name, _ in model.named_parameters()}
-    missing = sorted(name for name in report["missing_keys"] if name in parameters and not is_under(name, head))
-    other = sorted((name, tuple(got), tuple(need)) for name, got, need in report["mismatched_keys"] if not is_under(name, head))
-    faults = []
-    if missing:
-        hint = ""
-        if task.kind is TaskKind.CAUSAL_LM and len(missing) <= 8:
-            hint = ", perhaps because it was not trained as a language model"
-        faults.append(f"{checkpoint.folder} lacks weights of {type(model).__name__}: {few(missing)}{hint}")
-    if other:
-        shown = [f"{name} is {list(got)}, needed {list(need)}" for name, got, need in other]
-        faults.append(f"{checkpoint.folder} has weights of other shapes than its config.json asks for: {few(shown)}")
-    if faults:
-        raise CheckpointError.of(
-            [*faults, "left so, they would be random numbers: use a whole checkpoint with its own config.json"]
-        )
 
 
 def _set_pad_token(checkpoint: Checkpoint, kind: TaskKind, model: PreTrainedModel) -> None:

@@ -1,16 +1,51 @@
-"""What a loaded model must be before it is measured: finite, blind to what it should predict, able to run on a text alone."""
+"""What a loaded model must be before it is measured.
+
+Its body comes from the checkpoint, all of it is finite, it is blind to what it should predict, and it runs on a text alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from layerlens.errors import CheckpointError, UnsupportedModelError
+from layerlens.artifacts.profile import TaskInfo
+from layerlens.errors import CheckpointError, UnsupportedModelError, few
 from layerlens.models.checkpoint import Checkpoint
 from layerlens.models.foreign import one_line
+from layerlens.models.tree import find_head, is_under
+from layerlens.words import TaskKind
+
+
+def check_body(checkpoint: Checkpoint, task: TaskInfo, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """Raise unless every random parameter belongs to the head or the pooler.
+
+    Args:
+        checkpoint: Named in the error.
+        task: What the model was loaded for.
+        model: As it was loaded.
+        report: What transformers found missing, unexpected or of another shape.
+    """
+    head = find_head(model)
+    parameters = {name for name, _ in model.named_parameters()}
+    missing = sorted(name for name in report["missing_keys"] if name in parameters and not is_under(name, head))
+    other = sorted((name, tuple(got), tuple(need)) for name, got, need in report["mismatched_keys"] if not is_under(name, head))
+    faults = []
+    if missing:
+        hint = ""
+        if task.kind is TaskKind.CAUSAL_LM and len(missing) <= 8:
+            hint = ", perhaps because it was not trained as a language model"
+        faults.append(f"{checkpoint.folder} lacks weights of {type(model).__name__}: {few(missing)}{hint}")
+    if other:
+        shown = [f"{name} is {list(got)}, needed {list(need)}" for name, got, need in other]
+        faults.append(f"{checkpoint.folder} has weights of other shapes than its config.json asks for: {few(shown)}")
+    if faults:
+        raise CheckpointError.of(
+            [*faults, "left so, they would be random numbers: use a whole checkpoint with its own config.json"]
+        )
 
 
 def check_finite(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
@@ -67,8 +102,3 @@ def check_embedder(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
             f"{checkpoint.folder} ({type(model).__name__}) does not run on a text alone ({one_line(error)}), so it has no "
             "embedding of it; give an encoder, or another task"
         ) from error
-
-
-def few(names: list[str]) -> str:
-    """Name three and count the rest."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

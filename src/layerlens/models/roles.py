@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from layerlens.artifacts.layers import BlockSpec, LayerSpec, ModelLayout
-from layerlens.errors import UnsupportedModelError
+from layerlens.errors import UnsupportedModelError, few
 from layerlens.models.tree import find_blocks, find_head, fused_weights, is_under, planned_modules
 from layerlens.models.weights import is_transposed, layer_features
 from layerlens.nn.attention_interface import uses_interface
@@ -131,8 +131,8 @@ def describe_layers(model: nn.Module) -> ModelLayout:
     fused = [f"{path}.{name}" for path, block in blocks for name in fused_weights(block)]
     if fused:
         raise UnsupportedModelError(
-            f"{type(model).__name__} has fused expert weights that no linear layer computes: {', '.join(fused[:3])}"
-            f"{f' and {len(fused) - 3} more' if len(fused) > 3 else ''}; LayerLens plans dense models only"
+            f"{type(model).__name__} has fused expert weights that no linear layer computes: {few(fused)}; "
+            "LayerLens plans dense models only"
         )
     known = ARCHITECTURES.get(str(getattr(getattr(model, "config", None), "model_type", "")), {})
     specs: list[LayerSpec] = []

@@ -1,7 +1,8 @@
 """Seconds of each block, forward and backward, and of what lies outside the blocks: the planner's time model.
 
 A short pass of its own on one typical batch, without the hooks of the statistics: one warm-up, then medians of three. In
-the arithmetic that training takes unless it is told otherwise: bf16 autocast where that is fast, else float32.
+the arithmetic that training takes unless it is told otherwise: bf16 autocast where that is fast and the model runs in it, else
+float32.
 Clocks stand at the boundaries of the blocks: a block's backward runs from the moment the gradient of its output is
 there to the moment the gradient of its input is.
 """
@@ -9,7 +10,7 @@ there to the moment the gradient of its input is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,10 +51,11 @@ def time_model(model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch:
     """
     kept = [parameter.grad for parameter in model.parameters()]
     with frozen(model):
-        (_, frozen_backward), (_, outside_frozen) = _medians(model, blocks, task, batch)
+        arithmetic = "bf16" if _takes_bf16(model, task, batch) else "fp32"
+        (_, frozen_backward), (_, outside_frozen) = _medians(model, blocks, task, batch, arithmetic)
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        (forward, backward), (outside_forward, outside_backward) = _medians(model, blocks, task, batch)
+        (forward, backward), (outside_forward, outside_backward) = _medians(model, blocks, task, batch, arithmetic)
     for parameter, gradient in zip(model.parameters(), kept, strict=True):
         parameter.grad = gradient
     timings = [
@@ -65,29 +67,41 @@ def time_model(model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch:
         )
         for position, block in enumerate(blocks)
     ]
-    arithmetic = "bf16" if has_fast_bf16(next(model.parameters()).device) else "fp32"
     return ModelTiming(timings, float(outside_forward), float(outside_backward), float(outside_frozen), arithmetic)
 
 
+def _takes_bf16(model: nn.Module, task: Task, batch: Batch) -> bool:
+    """Whether bf16 is fast here and the model runs in it: a few put its results into float32 of their own (X-MOD)."""
+    device = next(model.parameters()).device
+    if not has_fast_bf16(device):
+        return False
+    try:
+        with torch.no_grad(), training_autocast(device):
+            model(**task.model_inputs(batch))
+    except RuntimeError:
+        return False
+    return True
+
+
 def _medians(
-    model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch: Batch
+    model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch: Batch, arithmetic: str
 ) -> tuple[Float[np.ndarray, "directions blocks"], Float[np.ndarray, " directions"]]:
     """Forward and backward seconds of each block, and outside them."""
-    passes = [_one_pass(model, blocks, task, batch) for _ in range(1 + _REPEATS)][1:]
+    passes = [_one_pass(model, blocks, task, batch, arithmetic) for _ in range(1 + _REPEATS)][1:]
     inside = np.median([seconds for seconds, _ in passes], axis=0)
     outside = np.median([np.maximum(0.0, totals - seconds.sum(axis=1)) for seconds, totals in passes], axis=0)
     return inside, outside
 
 
 def _one_pass(
-    model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch: Batch
+    model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch: Batch, arithmetic: str
 ) -> tuple[Float[np.ndarray, "directions blocks"], Float[np.ndarray, " directions"]]:
     """Seconds (forward, backward) of each block, and of the whole pass."""
     model.zero_grad(set_to_none=True)
     clock, device = _Clock(model, blocks), next(model.parameters()).device
     with clock.running(), torch.enable_grad():
         start = clock.now()
-        with training_autocast(device):
+        with training_autocast(device) if arithmetic == "bf16" else nullcontext():
             outputs = model(**task.model_inputs(batch))
         loss = task.per_sample_loss(outputs, batch).mean()
         middle = clock.now()

@@ -39,7 +39,7 @@ def choose_head_samples(candidates: Sequence[int], measured: Sequence[int], num_
     has_overlap = len(free) < num_samples
     pool = list(candidates) if has_overlap else free
     order = np.random.default_rng([seed, 3]).permutation(len(pool)).tolist()
-    wanted = [pool[position] for position in order[: round(num_samples * (1 + _HELD_OUT_SHARE))]]
+    wanted = [pool[position] for position in order[: num_samples + max(1, round(num_samples * _HELD_OUT_SHARE))]]
     num_held_out = max(1, round(len(wanted) * _HELD_OUT_SHARE / (1 + _HELD_OUT_SHARE)))
     return HeadSamples(train=wanted[num_held_out:], held_out=wanted[:num_held_out], has_overlap=has_overlap)
 

@@ -55,14 +55,19 @@ _STEPS: tuple[tuple[float, tuple[float, ...]], ...] = (
 )
 
 
-def log_axis(title: str, values: Iterable[float]) -> dict[str, Any]:
+def log_axis(title: str, values: Iterable[float], *, margin: float = 0.06) -> dict[str, Any]:
     """A logarithmic axis around some values above zero, with every tick written out.
 
     Plotly's own ticks show bare digits between the powers of ten.
+
+    Args:
+        title: Of the axis.
+        values: What has to be seen on it.
+        margin: Room at either end, as a share of what the values span.
     """
     logs = [math.log10(value) for value in values if value > 0] or [0.0]
-    margin = max(0.1, 0.06 * (max(logs) - min(logs)))
-    low, high = min(logs) - margin, max(logs) + margin
+    room = max(0.1, margin * (max(logs) - min(logs)))
+    low, high = min(logs) - room, max(logs) + room
     steps = next(steps for span, steps in _STEPS if high - low <= span)
     powers = range(math.floor(low), math.ceil(high) + 1)
     # Every other power where there are many, so that a small chart keeps its labels apart.

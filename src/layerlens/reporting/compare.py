@@ -1,7 +1,8 @@
 """Is one arm better than another, or is the difference within noise?
 
-Over several common seeds: Student's interval of the paired differences. With one seed, accuracy has a sampling
-interval (two independent proportions, which is wider than a paired test would be); any other metric has none.
+Over several common seeds: Student's interval of the paired differences; none where they are all the same and not zero, for one
+of no width would claim what a single seed cannot. With one seed, accuracy has a sampling interval (two independent proportions,
+which is wider than a paired test would be); any other metric has none.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from statistics import fmean, stdev
 
 from layerlens.artifacts.evaluation import is_lower_better
 from layerlens.reporting.arms import ArmGroup
+
+#: Differences of this share of the scores are rounding.
+_ROUNDING = 1e-12
 
 
 class Outcome(StrEnum):
@@ -52,7 +56,11 @@ def compare(first: ArmGroup, second: ArmGroup, metric: str, eval_samples: int) -
     common = sorted(ours.keys() & theirs.keys())
     if len(common) > 1:
         differences = [ours[seed] - theirs[seed] for seed in common]
-        center, half = fmean(differences), _student(len(common)) * stdev(differences) / math.sqrt(len(common))
+        center, spread = fmean(differences), stdev(differences)
+        rounding = _ROUNDING * max(abs(value) for seed in common for value in (ours[seed], theirs[seed]))
+        if spread <= rounding < abs(center):
+            return Comparison(center, None, f"{len(common)} seeds that all differ by as much", Outcome.UNKNOWN)
+        half = max(rounding, _student(len(common)) * spread / math.sqrt(len(common)))
         return _judge(center, half, f"{len(common)} paired seeds", metric)
     a, b = (ours[common[0]], theirs[common[0]]) if common else (fmean(ours.values()), fmean(theirs.values()))
     if metric == "accuracy" and eval_samples > 0:

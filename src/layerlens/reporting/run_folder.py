@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from layerlens.artifacts.evaluation import Evaluation
+from layerlens.artifacts.evaluation import EVALUATION_FILE, Evaluation
 from layerlens.artifacts.plan import Plan, candidates_folder, foreign_candidates, load_plan, plan_hash, read_candidates
 from layerlens.artifacts.profile import PROFILE_FILE, Profile, Timing, load_profile
 from layerlens.artifacts.store import read_json
-from layerlens.artifacts.validation import Validation
+from layerlens.artifacts.validation import VALIDATION_FILE, Validation
 from layerlens.errors import ManifestError
 
-PLAN_FILE, EVALUATION_FILE, VALIDATION_FILE = "plan.json", "evaluation.json", "validation.json"
+PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True)

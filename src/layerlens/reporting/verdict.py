@@ -139,7 +139,7 @@ def _compared(metric: str, plan: Plan | None, other: ArmGroup, compared: Compari
             tone = Tone.CAUTION if is_uniform else Tone.GOOD
             return Statement(topic, f"{_upper(who)} {verb}: {theirs}; {_interval(metric, compared)}.", tone)
         case Outcome.UNKNOWN:
-            text = f"{_upper(who)} reaches {theirs}; one seed cannot tell whether that is chance."
+            text = f"{_upper(who)} reaches {theirs}; {compared.basis} cannot tell whether that is chance."
             return Statement(topic, text, Tone.CAUTION)
 
 

@@ -110,12 +110,10 @@ class ActivationStore:
             while done < len(data):
                 count = os.preadv(self._descriptor, [data[done:]], offset + done)
                 if count == 0:
-                    raise ConfigError(f"{self.path} has become shorter while it was in use; remove the folder and profile again")
+                    raise ConfigError(f"{self.path} has become shorter while it was in use; run the same command again")
                 done += count
         except OSError as error:
-            raise ConfigError(
-                f"cannot read {self.path}: {error.strerror or error}; remove the folder and profile again"
-            ) from error
+            raise ConfigError(f"cannot read {self.path}: {error.strerror or error}; run the same command again") from error
 
     def close(self) -> None:
         """Close the file and leave it."""

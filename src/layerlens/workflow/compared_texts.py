@@ -17,7 +17,7 @@ from layerlens.config.evaluation import DEFAULT_WINDOW
 from layerlens.data.dataset import LoadedData
 from layerlens.data.encoders.prepared import LENGTH_KEYS
 from layerlens.data.example import Example
-from layerlens.data.partition import partition
+from layerlens.data.partition import in_split, partition
 from layerlens.data.sources.decoding import read_text
 from layerlens.errors import ConfigError
 from layerlens.evaluation.perplexity import TokenWindows, cut_text
@@ -161,6 +161,8 @@ class ComparedTexts:
             return self._calibration.unseen(loaded)
         if loaded.splits is None:
             return range(len(loaded.examples))
+        if tests := in_split(loaded.splits, "test"):
+            return tests
         return partition(len(loaded.examples), loaded.splits, seed=self._config.seed, has_eval_data=False).test
 
     def _stride_of(self, data: str, chosen: Sequence[int], length: int, *, is_same: bool) -> int:

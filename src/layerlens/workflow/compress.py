@@ -17,7 +17,7 @@ from layerlens.artifacts.versions import installed_versions
 from layerlens.budget.compression import CompressionPlans, plan_compression, smallest_told
 from layerlens.budget.format_menu import menu_of
 from layerlens.compressing.held_out import HeldOut, measured_of
-from layerlens.compressing.matrices import matrices_of
+from layerlens.compressing.matrices import matrices_of, unused_told
 from layerlens.compressing.option_grid import kept_bytes
 from layerlens.compressing.tensor_files import check_new_folder, restore_folder
 from layerlens.compressing.unmeasured_curves import unmeasured_curves
@@ -206,7 +206,7 @@ class _Compression:
         first = plans.first_to_write(measured)
         best = everyone[first.name]
         evidence = {**best.metadata, **self._evidence(found[first.name], held_out), "run": self.identity()}
-        evidence["notes"] = [*evidence["notes"], *measured_elsewhere(curves), *probed_choices(curves)]
+        evidence["notes"] = [*evidence["notes"], *measured_elsewhere(curves), *probed_choices(curves), *unused_told(model)]
         plan = best.model_copy(
             update={
                 "measured": measured,

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from layerlens.artifacts.compression import CURVES_FILE, CURVES_SUFFIX, FACTORS_FOLDER, Curves, load_curves, save_curves
-from layerlens.artifacts.store import claim_folder, release_folder, working_alone
+from layerlens.artifacts.store import claim_folder, read_claim, release_folder, working_alone
 from layerlens.compressing.option_grid import OptionGrid
 from layerlens.config import CompressConfig, path_beside
+from layerlens.data.source_name import is_same_source, whole_name
 from layerlens.errors import CheckpointError, ConfigError, DataError, LayerLensError, NotFiniteError, UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint
 from layerlens.models.headers import num_floats, tensor_bytes
@@ -147,6 +148,11 @@ class CurvesFolder:
             half.unlink(missing_ok=True)
         shutil.rmtree(self.work / JOBS_FOLDER, ignore_errors=True)
 
+    def _data_name(self) -> str:
+        """The data as the folder's claim names them, where it is of the same ones: older releases kept what was typed."""
+        claimed = (read_claim(self.path) or {}).get("data")
+        return claimed if isinstance(claimed, str) and is_same_source(claimed, self._data) else whole_name(self._data)
+
     def _identity(self) -> dict[str, Any]:
         options = json.loads(json.dumps(asdict(self._grid)))
         # A rank that a policy asks for and the curves lack is refused by name.
@@ -154,7 +160,7 @@ class CurvesFolder:
         return {
             "command": "compress",
             "model_hash": self._checkpoint.hash(),
-            "data": self._data,
+            "data": self._data_name(),
             "config": self._config.model_dump(mode="json", include=MEASURING),
             "options": options,
         }

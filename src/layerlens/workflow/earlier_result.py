@@ -16,20 +16,17 @@ from typing import Any
 from layerlens.artifacts.compression import PLAN_FILE, CompressionPlan
 from layerlens.artifacts.compression_checks import load_checked_plan
 from layerlens.artifacts.compression_evaluation import CompressionEvaluation
-from layerlens.artifacts.store import read_json
+from layerlens.artifacts.evaluation import EVALUATION_FILE
 from layerlens.compressing.folder_config import OLD_TYPE_KEY, QUANTIZATION_KEY, TYPE_KEY, WEIGHTS_KEY
 from layerlens.compressing.open_folder import open_compressed
 from layerlens.data.source_name import is_same_source
-from layerlens.errors import ConfigError, LayerLensError
+from layerlens.errors import ConfigError, LayerLensError, few
 from layerlens.evaluation.folder_size import folder_bytes
 from layerlens.models.checkpoint import CONFIG_FILE, INDEX_FILE, Checkpoint, is_compressed
-from layerlens.models.loaded_checks import few
-from layerlens.reporting.compression.folder import EVALUATION_FILE
 from layerlens.reporting.page import PAGE_FILE
 from layerlens.workflow.curves_folder import MEASURING
+from layerlens.workflow.own_output import holds, is_page
 
-#: A page says who made it near its top.
-_TITLE, _TITLE_WITHIN = "<title>LayerLens · ", 4096
 #: Keys of a config that writing sets; it unties a table and a head that differ.
 _SET = {QUANTIZATION_KEY, WEIGHTS_KEY, TYPE_KEY, OLD_TYPE_KEY, "tie_word_embeddings"}
 
@@ -108,10 +105,9 @@ def _may_go(path: Path, folder: Path, source: Checkpoint, ours: set[str]) -> boo
     if name == CONFIG_FILE:
         return _is_config(path, source)
     if name == EVALUATION_FILE:
-        return _is_evaluation(path)
+        return holds(path, CompressionEvaluation)
     if name == PAGE_FILE:
-        with path.open(encoding="utf-8", errors="replace") as page:
-            return _TITLE in page.read(_TITLE_WITHIN)
+        return is_page(path)
     return name in ours or (original.is_file() and filecmp.cmp(path, original, shallow=False))
 
 
@@ -135,11 +131,3 @@ def _is_config(path: Path, source: Checkpoint) -> bool:
         return False
     mine, theirs = ({key: value for key, value in each.items() if key not in _SET} for each in (found, source.config))
     return mine == theirs
-
-
-def _is_evaluation(path: Path) -> bool:
-    try:
-        read_json(path, CompressionEvaluation)
-    except LayerLensError:
-        return False
-    return True

@@ -29,7 +29,7 @@ from layerlens.compressing.open_folder import open_compressed
 from layerlens.config import EvaluateConfig, output_path
 from layerlens.data.dataset import LoadedData
 from layerlens.data.example import Batch, Example
-from layerlens.errors import CheckpointError
+from layerlens.errors import CheckpointError, few
 from layerlens.evaluation.divergence_run import compare_embeddings, compare_on_samples, compare_on_text
 from layerlens.evaluation.error_travel import error_travel
 from layerlens.evaluation.folder_size import bits_per_weight, folder_bytes
@@ -44,13 +44,13 @@ from layerlens.evaluation.layer_quality import layer_bytes, layer_quality
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
 from layerlens.models.foreign import one_line, quiet
 from layerlens.models.load import AUTO_CLASSES, load_processor
-from layerlens.models.loaded_checks import few
 from layerlens.models.streamed.load import load_streamed_model
 from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
 from layerlens.words import TaskKind
 from layerlens.workflow.compared_texts import ComparedText, ComparedTexts
 from layerlens.workflow.machine import machine_kind
+from layerlens.workflow.open import tell_notes
 
 #: Samples whose activations the layers are compared on, prompts that both models go on with, and tokens of a prompt.
 _QUALITY_SAMPLES, _PROMPTS, _PROMPT_TOKENS = 32, 3, 32
@@ -82,7 +82,7 @@ def evaluate_compressed(
     """
     folder = Path(model).expanduser()
     plan = load_checked_plan(folder)
-    original = open_checkpoint(against or plan.model.id)
+    original = _planned_original(plan) if against is None else open_checkpoint(against)
     if against is None and original.hash() != plan.model.hash:
         raise CheckpointError(
             f"{plan.model.id} is not the model any more that {model} was made from; name the original by --against"
@@ -91,6 +91,14 @@ def evaluate_compressed(
         evaluation = _Comparison(folder, plan, original, data, config, progress).run(model, command)
     write_json(output_path(out), evaluation)
     return evaluation
+
+
+def _planned_original(plan: CompressionPlan) -> Checkpoint:
+    try:
+        return open_checkpoint(plan.model.id)
+    except CheckpointError as error:
+        # Its path may have been typed in another folder, or on another machine.
+        raise CheckpointError(f"{error}; or name the original by --against") from error
 
 
 class _Comparison:
@@ -113,6 +121,7 @@ class _Comparison:
         size = ByteChange(before=folder_bytes(*sides[0]), after=folder_bytes(*sides[1]))
         chooser = ComparedTexts(self.folder, self.plan, self.original, self.config)
         first = chooser.of_data(self.data_name)
+        tell_notes(self.progress, first.loaded)
         second = chooser.second(first)
         self.notes += chooser.notes
         has_head = self._has_head()

@@ -62,6 +62,11 @@ def export(
             )
         return _export_plan(source, out, to)
     if Path(source).expanduser().is_file():
+        if dense or compressed_tensors:
+            raise ConfigError(
+                f"export: --dense and --compressed-tensors write a compressed folder in another form, and {source} is a file; "
+                "give the folder that `layerlens compress` wrote"
+            )
         raise ConfigError(f"export: say which tool {source} shall be written for: --to {', '.join(Tool)}; one of them")
     if dense == compressed_tensors:
         raise ConfigError(

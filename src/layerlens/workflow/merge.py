@@ -8,23 +8,21 @@ only its LoRA would be another model than the one that was trained.
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from layerlens.adapting.load import adapter_in, base_checkpoint, load_adapted, open_adapter
 from layerlens.compressing.tensor_files import new_folder
 from layerlens.compressing.write_folder import copy_other_files
 from layerlens.config import BaseFormat, output_path
-from layerlens.errors import CheckpointError, ConfigError, ManifestError
+from layerlens.errors import CheckpointError, ConfigError, ManifestError, few
 from layerlens.models.checkpoint import Checkpoint
 from layerlens.models.compressed_checkpoint import CompressedCheckpoint
 from layerlens.models.foreign import quiet
-from layerlens.models.loaded_checks import few
 from layerlens.progress import SILENT, Progress
 
 #: Types that a checkpoint may be written in.
@@ -107,13 +105,34 @@ def _as_padded_(model: PreTrainedModel, base: Checkpoint) -> None:
     A model that is built anew makes its positions after it (RoBERTa, XGLM). Where a class with a head looks for it in a batch, to
     find a sample's last token, the tokenizer's is the one to look for.
     """
-    if model.get_output_embeddings() is None and "pad_token_id" in inspect.unwrap(type(model).forward).__code__.co_names:
-        return
     with quiet():
         before = transformers.AutoConfig.from_pretrained(base.folder, local_files_only=True)
-    model.config.pad_token_id = getattr(before, "pad_token_id", None)
-    text, its_own = model.config.get_text_config(), before.get_text_config()
-    text.pad_token_id = getattr(its_own, "pad_token_id", None)
+    own, trained = _pad_tokens(before), _pad_tokens(model.config)
+    if own == trained or (trained[0] is not None and _looks_for_padding(model, trained[0])):
+        return
+    _set_pad_tokens_(model, own)
+
+
+def _looks_for_padding(model: PreTrainedModel, pad_token: int) -> bool:
+    """Whether a class finds a sample's last token by the pad token: it then reads another one under another pad token."""
+    other = 0 if pad_token else 1
+    tokens, trained = torch.tensor([[other, pad_token]]), _pad_tokens(model.config)
+    read = []
+    for taken in (pad_token, other):
+        _set_pad_tokens_(model, (taken, taken))
+        with torch.no_grad(), quiet():
+            read.append(model(input_ids=tokens)[0])
+    _set_pad_tokens_(model, trained)
+    return not torch.equal(*read)
+
+
+def _pad_tokens(config: PreTrainedConfig) -> tuple[int | None, int | None]:
+    """Of a config, and of the text model in it."""
+    return getattr(config, "pad_token_id", None), getattr(config.get_text_config(), "pad_token_id", None)
+
+
+def _set_pad_tokens_(model: PreTrainedModel, tokens: tuple[int | None, int | None]) -> None:
+    model.config.pad_token_id, model.config.get_text_config().pad_token_id = tokens
 
 
 def _check_whole(model: PreTrainedModel, folder: Path) -> None:

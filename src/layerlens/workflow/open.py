@@ -13,6 +13,7 @@ from layerlens.config import BaseFormat, DataConfig, ProfilingConfig, TrainingCo
 from layerlens.data.dataset import LoadedData, load_dataset
 from layerlens.data.guess import is_causal_lm
 from layerlens.data.partition import Partition, partition
+from layerlens.data.sources.opening import has_split_to_choose
 from layerlens.errors import ConfigError, ManifestError, UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
 from layerlens.models.compressed_checkpoint import CompressedCheckpoint, open_compressed_checkpoint
@@ -55,6 +56,25 @@ def open_data(
     )
 
 
+def check_split(data: str, config: DataConfig) -> None:
+    """See that the data have the splits that one was asked for of.
+
+    Raises:
+        ConfigError: they are one file or folder, which is read whole.
+    """
+    if config.split is not None and not has_split_to_choose(data):
+        raise ConfigError(
+            f"--split {config.split}: {data} is read whole, for only a hub data set or several splits that `datasets` has saved "
+            "have one to choose; leave --split out, or give the file of that split"
+        )
+
+
+def tell_notes(progress: Progress, *opened: LoadedData) -> None:
+    """Say what of some data was left out or cut; what holds for several readings once."""
+    for note in dict.fromkeys(note for data in opened for note in data.notes):
+        progress.note(note)
+
+
 def open_model(model: str, data: str, config: DataConfig, *, has_eval_data: bool = False) -> Opened:
     """Open a model and its data, and build the task model for what the data asks."""
     checkpoint = open_checkpoint(model)
@@ -83,6 +103,7 @@ def open_profile_model(model: str, data: str, config: ProfilingConfig, processes
 
 def _profiled(model: str, data: str, config: ProfilingConfig) -> tuple[Checkpoint, LoadedData, Partition]:
     """A model that is looked at but not loaded, its data, and who gets which samples."""
+    check_split(data, config)
     checkpoint = open_checkpoint(model)
     loaded = open_data(checkpoint, data, config)
     return checkpoint, loaded, partition(len(loaded.examples), loaded.splits, seed=config.seed, has_eval_data=False)
@@ -96,7 +117,11 @@ def open_streamed(
     A model that lacks the head of what its data ask is opened for what it does have, unless the task was given: a causal
     language model for its own next-token loss on the texts, any other for its embeddings (but for images, of which there are
     none). A random head's loss is blind to most of what the model does.
+
+    Raises:
+        ConfigError: a split of data that have none to choose.
     """
+    check_split(data, config)
     loaded = open_data(checkpoint, data, config)
     is_free = config.task is None and loaded.task.info.kind is not TaskKind.IMAGE_CLASSIFICATION
     try:
@@ -106,6 +131,7 @@ def open_streamed(
             raise
     else:
         if not (is_free and model.new_parameters):
+            tell_notes(progress, loaded)
             return loaded, model
         model.state.reader.close()
     asked = loaded.task.info
@@ -116,6 +142,7 @@ def open_streamed(
     # Running text wants its columns named where the task took several.
     columns = config.text_columns or asked.text_columns or None
     loaded = open_data(checkpoint, data, config.model_copy(update={"task": kind, "text_columns": columns}))
+    tell_notes(progress, loaded)
     return loaded, load_streamed_model(checkpoint, loaded.task.info, seed=config.seed, way_out=_NO_WAY_OUT)
 
 
@@ -124,9 +151,11 @@ def open_plan_model(plan: Plan, data: str, config: TrainingConfig, *, has_eval_d
 
     Raises:
         ManifestError: the model in that place is another one now, or the compressed folder was made from another.
-        ConfigError: the library that holds the base is not installed, or the length would cut running text anew.
+        ConfigError: the library that holds the base is not installed, the length would cut running text anew, or a split was
+            asked for of data that have none to choose.
     """
     check_library(config.base_format)
+    check_split(data, config)
     checkpoint = open_checkpoint(plan.model.id) if config.base is None else _compressed_base(plan, config.base)
     if (found := checkpoint.hash()) != plan.model.hash:
         raise ManifestError(

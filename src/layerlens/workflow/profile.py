@@ -17,6 +17,7 @@ from layerlens.artifacts.store import claim_folder, release_folder, working_alon
 from layerlens.config import ProfilingConfig, output_path
 from layerlens.errors import ConfigError, LayerLensError
 from layerlens.models.devices import choose_device, device_name, forget_peak, peak_device_bytes
+from layerlens.models.foreign import model_fault
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.profiling.calibration import samples_to_profile
 from layerlens.profiling.processes import Processes, started_processes
@@ -26,7 +27,7 @@ from layerlens.profiling.streamed.memory_plan import choose_settings
 from layerlens.profiling.streamed.run import profile_streamed
 from layerlens.progress import SILENT, Progress
 from layerlens.streaming.device_placement import placement_on
-from layerlens.workflow.open import Opened, open_profile_model
+from layerlens.workflow.open import Opened, open_profile_model, tell_notes
 
 #: Where a streamed profile keeps its hidden states and its journal until it is done.
 WORK_FOLDER = "work"
@@ -100,6 +101,8 @@ def _profile(
     device = processes.together(partial(_device, config, processes))
     config = config.model_copy(update={"device": device.type})
     opened = open_profile_model(model, data, config, processes)
+    if processes.is_first:
+        tell_notes(progress, opened.data)
     if dry_run:
         return ProfileResult(folder, None, facts=_facts(opened, config))
     identity = {
@@ -155,10 +158,12 @@ def _profile(
             progress.note(f"computed on {timing.device}, with at most {peak / 2**30:.2f} GiB of its memory")
         save_profile(folder, measured, arrays, timing)
         shutil.rmtree(work, ignore_errors=True)
-    except (LayerLensError, OutOfMemoryError) as error:
+    except Exception as error:
+        if not isinstance(error, LayerLensError | OutOfMemoryError) and model_fault(error) is None:
+            raise
         shutil.rmtree(work, ignore_errors=True)
         release_folder(folder)
-        if isinstance(error, LayerLensError):
+        if not isinstance(error, OutOfMemoryError):
             raise
         raise ConfigError(
             f"the memory of {device_name(device)} is too small for this profile; give --execution stream, a smaller --batch-size "

@@ -15,7 +15,7 @@ from layerlens.artifacts.store import read_json
 from layerlens.config import RaceConfig
 from layerlens.errors import ManifestError, NotFiniteError
 from layerlens.progress import SILENT, Progress
-from layerlens.workflow.open import Opened, open_plan_model
+from layerlens.workflow.open import Opened, open_plan_model, tell_notes
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ def race(
     config = config or RaceConfig()
     path = Path(plan).expanduser()
     loaded, candidates = load_plan(path), load_candidates(path)
-    opened = opened or open_plan_model(loaded, data, config, has_eval_data=config.eval_data is not None)
+    if opened is None:
+        opened = open_plan_model(loaded, data, config, has_eval_data=config.eval_data is not None)
+        tell_notes(progress, opened.data)
     if dry_run:
         layout = race_layout(loaded, candidates, opened.data, opened.part, config)
         return RaceResult(path, loaded, layout.field, facts=_facts(layout))

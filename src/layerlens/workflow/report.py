@@ -9,6 +9,7 @@ from layerlens.config import output_path
 from layerlens.progress import SILENT, Progress
 from layerlens.reporting.page import PAGE_FILE
 from layerlens.reporting.run import build_report
+from layerlens.workflow.own_output import is_page, refuse_foreign
 
 
 def report(
@@ -22,7 +23,7 @@ def report(
 
     Args:
         folder: Folder with any of profile/, plan.json, evaluation.json, validation.json, or a compressed folder.
-        out: The page; `report.html` in the folder if not given.
+        out: The page, in place of an earlier one; `report.html` in the folder if not given. Any other file there is kept.
         command: The invocation.
         progress: Who watches.
 
@@ -30,9 +31,11 @@ def report(
         Where the page lies.
 
     Raises:
+        ConfigError: another file would be replaced.
         ManifestError: nothing to report is there, or a file is damaged.
     """
     run = Path(folder).expanduser()
     path = output_path(out) if out else run / PAGE_FILE
+    refuse_foreign(path, is_page, PAGE_FILE)
     write_bytes(path, build_report(run).encode())
     return path

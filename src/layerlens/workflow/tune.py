@@ -16,22 +16,23 @@ from layerlens.adapting.save import ADAPTER_FOLDER
 from layerlens.adapting.trackers import check_trackers
 from layerlens.adapting.tune import run_spec
 from layerlens.adapting.tune import tune as run_tune
-from layerlens.artifacts.evaluation import FULL, Arm, Evaluation, with_time_ratios
+from layerlens.artifacts.evaluation import EVALUATION_FILE, FULL, Arm, Evaluation, with_time_ratios
 from layerlens.artifacts.plan import UNIFORM, Plan, load_candidates, load_plan, save_plan
 from layerlens.artifacts.store import write_json
 from layerlens.artifacts.versions import installed_versions
 from layerlens.config import BaseFormat, RaceConfig, TrainingConfig, TuneConfig, output_path
 from layerlens.data.dataset import LoadedData
+from layerlens.data.partition import in_split
 from layerlens.data.source_name import is_same_source
+from layerlens.data.sources.opening import TEST_SPLIT, has_test_split
 from layerlens.errors import ConfigError, DataError, ManifestError
 from layerlens.evaluation.run import make_evaluation
 from layerlens.progress import SILENT, Progress
 from layerlens.words import BudgetName
 from layerlens.workflow.machine import machine_kind
-from layerlens.workflow.open import Opened, check_race, open_data, open_plan_model
+from layerlens.workflow.open import Opened, check_race, open_data, open_plan_model, tell_notes
 from layerlens.workflow.race import race
 
-EVALUATION_FILE = "evaluation.json"
 PACKAGES = ("torch", "transformers", "peft")
 
 
@@ -86,6 +87,7 @@ def tune(
     _check_checkpointing(opened, config)
     check_race(loaded, opened.data, has_eval_data=config.eval_data is not None)
     evaluated = _evaluation_samples(opened, config)
+    tell_notes(progress, opened.data, evaluated[0])
     _check_runs(opened, evaluated, config, folder)
     if dry_run:
         return TuneResult(folder / ADAPTER_FOLDER, None, facts=_facts(loaded, opened, evaluated, config, no_race=no_race))
@@ -229,12 +231,15 @@ def _evaluation_samples(opened: Opened, config: TrainingConfig) -> tuple[LoadedD
     """
     if config.eval_data is None:
         return opened.data, opened.part.test
-    data = open_data(opened.checkpoint, config.eval_data, config, opened.data.task.info)
+    takes_test = has_test_split(config.eval_data)
+    reading = config.model_copy(update={"split": TEST_SPLIT}) if takes_test else config
+    data = open_data(opened.checkpoint, config.eval_data, reading, opened.data.task.info)
     if not len(data.examples):
         raise DataError(f"{config.eval_data} holds no samples to evaluate on; give another --eval-data")
-    if tests := [index for index, split in enumerate(data.splits or []) if split == "test"]:
+    if tests := in_split(data.splits, "test"):
         return data, tests
-    if is_same_source(data.id, opened.data.id):
+    is_apart = takes_test and TEST_SPLIT not in (config.split or "")
+    if not is_apart and is_same_source(data.id, opened.data.id):
         raise DataError(
             f"--eval-data {data.id} is what is trained on and has no test split; leave --eval-data out for a seeded split"
         )
@@ -261,7 +266,7 @@ def _facts(
         "model": f"{plan.model.id} ({plan.model.architecture})",
         "base": _base_of(config) or "as it is",
         "plan": f"{plan.chosen.name}: {plan.params:,} parameters in {len(plan.adapted)} layers, head {plan.head_params:,}",
-        "train": f"{steps} steps of {config.batch_size} on {samples} samples, {runs} × {1 + len(config.compare)} runs",
+        "train": f"{steps} steps of {config.batch_size} on {samples} samples, {runs} × {len(_arm_names(config))} runs",
         "evaluate": f"{len(evaluated[1])} samples of {evaluated[0].id}",
         "race": "already in the plan" if plan.race else "left out" if no_race else "would run first (unless --no-race)",
     }

@@ -98,14 +98,22 @@ def test_a_model_that_gives_itself_another_part_meanwhile_is_taken_back_all_the_
     assert not any(module.training for module in task_model.model.modules())
 
 
-def test_a_model_that_peft_knows_no_lora_for_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    task_model = tiny_task_model("mamba", tmp_path, TaskKind.CAUSAL_LM)
-    plan = make_plan(task_model, TaskKind.CAUSAL_LM, 2)
+@pytest.mark.parametrize(
+    ("family", "told"),
+    [
+        ("mamba", r"no LoRA on this MambaForCausalLM \(.*out_proj"),
+        ("deepseek_v3", r"no LoRA on the MLPs of this DeepseekV3ForCausalLM, .* \(down_proj, gate_up_proj\)"),
+    ],
+)
+def test_a_model_that_peft_knows_no_lora_for_is_refused_with_the_way_out(family: str, told: str, tmp_path: Path) -> None:
+    task_model = tiny_task_model(family, tmp_path, TaskKind.CAUSAL_LM)
+    plan, before = make_plan(task_model, TaskKind.CAUSAL_LM, 2), snapshot(task_model.model)
     with (
-        pytest.raises(UnsupportedModelError, match=r"no LoRA on this MambaForCausalLM \(.*out_proj.*plan again with --methods"),
+        pytest.raises(UnsupportedModelError, match=f"{told}.*plan again with --methods"),
         attached(task_model.model, plan, seed=0),
     ):
         pass
+    assert_same(before, snapshot(task_model.model))
 
 
 def test_a_plan_of_nothing_trains_the_head_alone(tmp_path: Path) -> None:

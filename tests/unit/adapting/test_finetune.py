@@ -103,8 +103,26 @@ def test_a_run_whose_adapter_was_removed_is_done_again(tmp_path: Path) -> None:
         tune(plan, task_model, data, part, (data, part.test), QUICK, out=tmp_path / "out")
         content = {path.name: path.read_bytes() for path in adapter.iterdir()}
         shutil.rmtree(adapter)
+    # What a process that was killed while it saved had written so far.
+    (adapter.parent / ".adapter.0abc_xyz").mkdir()
     tune(plan, task_model, data, part, (data, part.test), QUICK, out=tmp_path / "out")
     assert {path.name: path.read_bytes() for path in adapter.iterdir()} == content
+    assert {path.name for path in adapter.parent.iterdir()} == {"adapter", "arm.json"}
+
+
+def test_checkpoints_that_a_kill_left_beside_an_ended_arm_go_and_those_asked_for_stay(tmp_path: Path) -> None:
+    go_on, out = stopped(tmp_path)
+    checkpoints = out / "checkpoints"
+    shutil.copytree(checkpoints, tmp_path / "left")
+    arm = go_on(QUICK)
+    shutil.copytree(tmp_path / "left", checkpoints)
+    assert go_on(QUICK) == arm
+    assert not checkpoints.exists()
+    (out / "arm.json").unlink()
+    shutil.copytree(tmp_path / "left", checkpoints)
+    go_on(QUICK.model_copy(update={"keep_checkpoints": True}))
+    go_on(QUICK)
+    assert checkpoints.exists()
 
 
 def stopped(tmp_path: Path, config: TuneConfig = QUICK) -> tuple[Callable[..., Arm], Path]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from layerlens.adapting.attach import attached
 from layerlens.adapting.stored_lora import StoredLora
-from layerlens.errors import ConfigError
+from layerlens.errors import ConfigError, UnsupportedModelError
 from layerlens.models.load import TaskModel
 from layerlens.models.quantised_base import plain_tensors
 from layerlens.words import TaskKind
@@ -122,3 +122,9 @@ def test_adapters_start_at_the_compressed_model_itself(tmp_path: Path) -> None:
             assert wrapped
             with pytest.raises(ConfigError, match="cannot be merged into a compressed matrix"):
                 wrapped[0].merge()
+
+
+def test_a_compressed_decoder_is_refused_for_a_task_whose_class_has_another_name_for_its_body(tmp_path: Path) -> None:
+    save_family("llama", tmp_path / "base")
+    with pytest.raises(UnsupportedModelError, match=r"LlamaForQuestionAnswering has another name for its body.* without --base"):
+        open_base(COMPRESSED, tmp_path / "base", TaskKind.QUESTION_ANSWERING)

@@ -48,6 +48,18 @@ def test_where_it_may_start_anew_the_runs_are_put_aside(path: Path) -> None:
     assert (path.parent / "plan.race.json.old").read_bytes() == written
 
 
+def test_an_option_that_came_later_or_changes_no_run_stops_no_race_unless_it_is_used(path: Path) -> None:
+    later = {"config": {"learning_rate": 0.01, "warmup_ratio": 0.1}, "candidates": {"uniform": "a1"}}
+    assert open_state(path, "two", later, may_start_anew=False)[0].runs == [RUN]
+    content = json.loads(path.read_text())
+    content["race"]["config"]["eval_data"] = "told once, and not needed"
+    path.write_text(json.dumps(content))
+    assert open_state(path, "two", later, may_start_anew=False)[0].runs == [RUN]
+    later["config"]["warmup_ratio"] = 0.5
+    with pytest.raises(ConfigError, match=r"this race differs \(config.warmup_ratio was the default, now 0.5\)"):
+        open_state(path, "two", later, may_start_anew=False)
+
+
 def test_a_file_of_an_older_version_is_gone_on_with_or_put_aside(path: Path) -> None:
     content = json.loads(path.read_text())
     del content["race"]

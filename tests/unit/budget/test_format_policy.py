@@ -93,11 +93,20 @@ def test_a_rank_above_the_matrix_and_one_not_measured_are_told_apart() -> None:
         allowed(first_block_rank=256)
     with pytest.raises(ConfigError, match=r"role_ranks: 48 was not measured for .*down_proj \(has 16, 32, 64\)"):
         allowed(role_ranks={"mlp.down": 48})
+    with pytest.raises(ConfigError, match=r"rank: 144 is above .*\(128 x 128\).* \(a rank is rounded up to a multiple of 16\)$"):
+        allowed(first_block_rank=129)
 
 
 def test_a_rank_without_the_low_rank_format_is_refused() -> None:
     with pytest.raises(ConfigError, match="low-rank is not among integer"):
         allowed(formats="integer", last_block_rank=32)
+
+
+def test_a_role_behind_one_that_names_all_its_layers_is_refused_and_before_it_wins() -> None:
+    with pytest.raises(ConfigError, match=r"role_ranks: attention\.query stands behind roles that name all its layers"):
+        allowed(role_ranks={"attention.*": 16, "attention.query": 32})
+    ranks = {matrix.role: left.rank for matrix, left in allowed(role_ranks={"attention.query": 32, "attention.*": 16})}
+    assert (ranks[Role.ATTENTION_QUERY], ranks[Role.ATTENTION_KEY], ranks[Role.MLP_UP]) == (32, 16, None)
 
 
 def test_a_rank_policy_says_nothing_about_layers_that_are_kept() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,8 +105,15 @@ def test_prefixes_sit_on_the_attention_of_a_block_alone() -> None:
     assert inconsistencies(plan) == []
 
 
-@pytest.mark.parametrize("budget", [{"max_time_ratio": 0.8}, {"latency_target_ms": 1.0}])
-def test_a_time_budget_without_measured_times_is_refused(budget: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "budget",
+    [
+        {"max_time_ratio": 0.8},
+        {"latency_target_ms": 1.0},
+        {"max_trainable_params": 2000, "objective_weights": {"utility": 1.0, "latency": 0.1}},
+    ],
+)
+def test_a_budget_or_weight_of_time_without_measured_times_is_refused(budget: dict[str, Any]) -> None:
     made = small()
     with pytest.raises(ConfigError, match=r"no timing\.json"):
         make_plan(made.profile, made.arrays, None, OptimizationConfig(**budget), profile_path="p", command="c")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from layerlens.compressing import matrices as matrices_file
-from layerlens.compressing.matrices import Place, checkpoint_size, matrices_of, read_matrix, unused_tensors
+from layerlens.compressing.matrices import Place, checkpoint_size, matrices_of, read_matrix, unused_tensors, unused_told
 from layerlens.errors import CheckpointError
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.words import Role, TaskKind
@@ -113,6 +113,7 @@ def test_masks_that_transformers_never_loads_are_no_parameters(tmp_path: Path, s
     clean = case.streamed()
     before = checkpoint_size(clean, matrices_of(clean))
     assert unused_tensors(clean) == frozenset()
+    assert unused_told(clean) == []
     path = case.checkpoint.files[0]
     tensors = load_file(path)
     prefix = next(name for name in tensors if name.endswith("attn.c_attn.bias")).removesuffix("c_attn.bias")
@@ -120,6 +121,8 @@ def test_masks_that_transformers_never_loads_are_no_parameters(tmp_path: Path, s
     save_file(tensors | masks, path, metadata={"format": "pt"})
     streamed = replace(case, checkpoint=open_checkpoint(str(case.checkpoint.folder))).streamed()
     assert unused_tensors(streamed) >= {f"{prefix}bias"}
+    (told,) = unused_told(streamed)
+    assert f"{prefix}bias" in told
     after = checkpoint_size(streamed, matrices_of(streamed))
     assert after.num_parameters - before.num_parameters <= 1
     assert after.other_bytes - before.other_bytes <= 4

@@ -85,6 +85,8 @@ def test_tokenizer_and_settings_come_along_and_further_files_too(source: Checkpo
         (source.folder / name).mkdir()
         (source.folder / name / "config.json").write_text("{}", encoding="utf-8")
     save_file({"linear.weight": torch.ones(3, 5)}, source.folder / "2_Dense" / "model.safetensors")
+    (source.folder / "additional_chat_templates").mkdir()
+    (source.folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}", encoding="utf-8")
     (source.folder / "training_args.bin").touch()
     compressed = compress(source, tmp_path / "out", files={"plan.json": b"{}"})
     names = {str(path.relative_to(compressed.folder)) for path in compressed.folder.rglob("*") if path.is_file()}
@@ -94,12 +96,22 @@ def test_tokenizer_and_settings_come_along_and_further_files_too(source: Checkpo
         "1_Pooling/config.json",
         "2_Dense/config.json",
         "2_Dense/model.safetensors",
+        "additional_chat_templates/tool_use.jinja",
     }
     assert "training_args.bin" not in names
     assert compressed.size_bytes == compressed.planned_bytes + 3 * 5 * 4
     assert (compressed.folder / "tokenizer.json").read_bytes() == (source.folder / "tokenizer.json").read_bytes()
     config = json.loads((compressed.folder / "config.json").read_text(encoding="utf-8"))
     assert all(config[key] == value for key, value in source.config.items())
+
+
+def test_an_infinite_number_stays_in_the_config_as_transformers_reads_it(source: Checkpoint, tmp_path: Path) -> None:
+    """Mamba-2 and its hybrids are published with `"time_step_limit": [0.0, Infinity]`."""
+    limit = [0.0, float("inf")]
+    compressed = compress(replace(source, config={**source.config, "time_step_limit": limit}), tmp_path / "out")
+    write_dense(compressed.folder, tmp_path / "dense")
+    for folder in (compressed.folder, tmp_path / "dense"):
+        assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["time_step_limit"] == limit
 
 
 def test_what_was_said_of_the_original_is_not_said_of_the_copy(source: Checkpoint, tmp_path: Path) -> None:

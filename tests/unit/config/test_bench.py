@@ -53,8 +53,8 @@ def test_an_unknown_key_is_named_with_its_place(changes: dict[str, Any], where: 
     ("changes", "words"),
     [
         ({"seeds": [1, 1]}, "1 stands twice"),
-        ({"seeds": [-1]}, "must not be negative"),
-        ({"seeds": [2**32]}, "must be below 4294967296"),
+        ({"seeds": [-1]}, "should be greater than or equal to 0"),
+        ({"seeds": [2**32]}, "should be less than 4294967296"),
         ({"seeds": []}, "at least one"),
         ({"arms": ["full", "full"]}, "full stands twice"),
         ({"models": {}}, "at least one"),

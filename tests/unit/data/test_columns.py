@@ -28,6 +28,7 @@ def _choose(table: Table, *, num_texts: int | None = None, known: TaskInfo | Non
         (("premise", "hypothesis", "label1", "gold_label"), Columns(("premise", "hypothesis"), "gold_label")),
         (("sentence1", "sentence2", "score"), Columns(("sentence1", "sentence2"), "score")),
         (("Text", "Label"), Columns(("Text",), "Label")),
+        (("text", "label", "Label", "Text"), Columns(("text",), "label")),
         (("text", "label", "score"), Columns(("text",), "label")),
     ],
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from layerlens.data.labels import NO_HEAD, HeadLabels, class_labels, label_key, looks_continuous, regression_targets
@@ -28,6 +29,9 @@ def _classes(
         (" yes ", "yes"),
         (True, "True"),
         (2.5, "2.5"),
+        (2**53 + 1, "9007199254740993"),
+        (np.int64(2**53 + 1), "9007199254740993"),
+        (10**400, f"1{'0' * 400}"),
         ("", None),
         (None, None),
         (float("nan"), None),
@@ -37,8 +41,10 @@ def test_a_label_is_written_the_same_however_it_is_stored(value: Any, key: str |
     assert label_key(value) == key
 
 
-def test_whole_numbers_sort_by_size_and_names_by_alphabet() -> None:
+def test_numbers_sort_by_size_and_names_by_alphabet() -> None:
     assert _classes(["10", "9", "10", "2"]) == ([2, 1, 2, 0], ["2", "9", "10"])
+    assert _classes(["10.0", "9.0", "2.0"]) == ([2, 1, 0], ["2.0", "9.0", "10.0"])
+    assert _classes(["b", "9" * 5000, "b"])[0] == [1, 0, 1]
     assert _classes(["2", "1", "001", "01"]) == ([3, 2, 0, 1], ["001", "01", "1", "2"])
     assert _classes(["no", "yes", "No"]) == ([1, 2, 0], ["No", "no", "yes"])
 
@@ -59,6 +65,23 @@ def test_the_names_of_a_head_decide_the_order_where_they_are_the_data_s() -> Non
     assert _classes(["never", "later"], head=kept) == ([1, 0], ["later", "never"])
     for broken in ({}, {"id2label": {0: "early", 1: "early"}}, {"id2label": {0: "early", 2: "late"}}, {"id2label": None}):
         assert HeadLabels.of(broken, is_kept=True).names == ()
+
+
+@pytest.mark.parametrize("names", [["early", "late", "never"], [f"LABEL_{output}" for output in range(3)]])
+def test_a_kept_head_s_outputs_may_be_called_by_their_numbers_and_some_lack(names: list[str]) -> None:
+    head = HeadLabels.of({"id2label": dict(enumerate(names))}, is_kept=True)
+    numbers = ["0", "1", "2"]
+    assert _classes([2, 0, 2], head=head) == ([2, 0, 2], numbers)
+    assert _classes(["0", "0"], head=head) == ([0, 0], numbers)
+    assert _classes([1, 3, 2], head=head) == ([0, 2, 1], ["1", "2", "3"])
+    # Those of a rating from 1 to 3, or of two classes out of three?
+    with pytest.raises(
+        DataError, match=rf"labels 1, 2 in column 'label' could count the model's 3 classes .*, such as {names[0]}"
+    ):
+        _classes([1, 2], head=head)
+    assert _classes([1, 2], head=head, names=numbers) == ([1, 2], numbers)
+    # transformers leaves the names of two classes that have none out of a config.
+    assert _classes([0, 0], head=HeadLabels.of({}, is_kept=True)) == ([0, 0], ["0", "1"])
 
 
 def test_a_label_set_is_met_in_any_case_unless_case_tells_classes_apart() -> None:
@@ -114,9 +137,10 @@ def test_a_scale_is_told_from_classes() -> None:
     assert not looks_continuous([number / 10 for number in range(20)])
     assert not looks_continuous(list(range(100)))
     assert not looks_continuous([*(number / 10 for number in range(30)), "good"])
+    assert not looks_continuous([*(number / 10 for number in range(30)), 10**400])
 
 
-@pytest.mark.parametrize("value", ["high", "nan", float("inf"), [1]])
+@pytest.mark.parametrize("value", ["high", "nan", float("inf"), 10**400, [1]])
 def test_a_regression_label_must_be_a_finite_number(value: Any) -> None:
     values = [1.5, value]
     with pytest.raises(DataError, match="in row 2, column 'score', is no finite number"):

@@ -130,6 +130,25 @@ def test_a_turned_matrix_of_halves_is_the_originals_and_its_bytes_are_the_files(
         assert found[path].output_error < 0.01
 
 
+class _Branched(nn.Module):
+    """One of its layers runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle = nn.Linear(3, 4), nn.Linear(3, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.used(inputs)
+
+
+def test_a_layer_that_no_sample_ran_through_is_unseen_and_not_flawless() -> None:
+    used, idle = layer_quality(_Branched(), _Branched(), [{"inputs": torch.randn(2, 3)}])
+    assert used.verdict is not Verdict.UNSEEN
+    assert used.output_error is not None
+    assert (idle.output_cosine, idle.output_error, idle.verdict) == (None, None, Verdict.UNSEEN)
+    assert idle.weight_error > 0
+
+
 def test_models_of_other_trees_are_refused_by_the_layers_name() -> None:
     original = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
     with pytest.raises(UnsupportedModelError, match="has no layer 0"):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from transformers import NystromformerConfig, NystromformerModel
 from transformers.utils import logging
 
-from layerlens.models.foreign import LONGEST_REASON, one_line, quiet
+from layerlens.models.foreign import LONGEST_REASON, model_fault, one_line, quiet
 
 
 def test_an_error_of_many_lines_becomes_its_type_and_first_line() -> None:
@@ -16,6 +18,20 @@ def test_an_error_without_a_message_still_says_its_type() -> None:
 
 def test_a_long_line_is_cut() -> None:
     assert len(one_line(OSError("x" * 5000))) == len("OSError: ") + LONGEST_REASON
+
+
+def test_an_error_of_a_model_s_own_code_is_told_in_a_line_and_no_other_is() -> None:
+    sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    # It takes texts of 64 tokens alone.
+    model = NystromformerModel(NystromformerConfig(**sizes, num_landmarks=16))
+    with pytest.raises(RuntimeError) as caught:
+        model(input_ids=torch.zeros(1, 7, dtype=torch.long))
+    told = model_fault(caught.value)
+    assert told is not None
+    assert "\n" not in told
+    assert "modeling_nystromformer.py, line " in told
+    assert "shape '[-1, 2, 16, 4, 4]' is invalid" in told
+    assert model_fault(ValueError("of our own")) is None
 
 
 def fail_quietly() -> None:

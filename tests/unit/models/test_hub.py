@@ -52,14 +52,15 @@ def test_a_hub_id_opens_the_snapshot_that_the_client_fetched(tmp_path: Path, mon
 def test_only_safetensors_configs_and_tokenizers_are_asked_for() -> None:
     listing = [
         *("config.json", "tokenizer.json", "vocab.txt", "merges.txt", "spiece.model", "chat_template.jinja"),
-        *("1_Pooling/config.json", "2_Dense/model.safetensors"),
+        *("1_Pooling/config.json", "2_Dense/model.safetensors", "additional_chat_templates/tool_use.jinja"),
         *("model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"),
         *("pytorch_model.bin", "model.pt", "weights.ckpt", "tf_model.h5", "flax_model.msgpack", "modeling_evil.py", "model.pkl"),
         *("2_Dense/pytorch_model.bin", "2_Dense/onnx/model.safetensors", "4bit/model.safetensors", "original/params.json"),
-        *("onnx/model.onnx", "openvino/model.safetensors", "consolidated.safetensors", "README.md"),
+        *("adapter/adapter_model.safetensors", "onnx/model.onnx", "openvino/model.safetensors"),
+        *("consolidated.safetensors", "README.md"),
     ]
     wanted = list(filter_repo_objects(listing, allow_patterns=ALLOWED, ignore_patterns=IGNORED))
-    assert wanted == listing[:11]
+    assert wanted == listing[:12]
 
 
 def test_a_cached_copy_is_used_where_the_hub_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layerlens.models import devices
+from layerlens.models import arithmetic, devices
+from layerlens.profiling import block_timing
 from layerlens.profiling.block_timing import time_model
 from layerlens.words import TaskKind
 from tests.tiny_models import FAMILIES
@@ -77,6 +78,27 @@ def test_seconds_are_attributed_to_the_block_that_took_them(monkeypatch: pytest.
     assert timed.outside_backward_seconds == 8.5
     # Frozen embeddings get no gradient.
     assert timed.outside_backward_frozen_seconds == 8.0
+
+
+class _InFloat32(_Block):
+    """Puts what its layer gives into a tensor of its input's type, as X-MOD's adapters do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = torch.zeros_like(x)
+        found[torch.ones(len(x), dtype=torch.bool)] = self.linear(x)
+        return found
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(_Block, "bf16"), (_InFloat32, "fp32")])
+def test_a_model_is_timed_in_bf16_where_that_is_fast_and_it_runs_in_it(
+    kind: type[_Block], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (block_timing, arithmetic):
+        monkeypatch.setattr(module, "has_fast_bf16", lambda device: True)
+    model, task = _Stack(), VectorTask()
+    model.embed = kind(1.0, 1.0)
+    timed = time_model(model, [block_spec("first")], task, task.collate(vector_examples(2)))
+    assert timed.arithmetic == expected
 
 
 @pytest.mark.parametrize("family", FAMILIES)

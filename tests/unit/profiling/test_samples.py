@@ -33,6 +33,11 @@ def test_too_few_free_samples_let_the_measured_ones_serve_too_and_say_so() -> No
     assert (len(tiny.train), len(tiny.held_out)) == (1, 1)
 
 
+def test_a_single_head_sample_has_another_to_stop_by() -> None:
+    samples = choose_head_samples(range(60), range(0), 1, seed=0)
+    assert (len(samples.train), len(samples.held_out)) == (1, 1)
+
+
 def test_the_choice_of_head_samples_is_seeded() -> None:
     one, again, other = (choose_head_samples(range(500), range(50), 100, seed=seed) for seed in (1, 1, 2))
     assert one == again != other

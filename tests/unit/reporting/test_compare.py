@@ -52,6 +52,16 @@ def test_a_difference_counts_where_its_interval_excludes_zero_and_a_loss_is_bett
     assert found.outcome is outcome
 
 
+def test_equal_differences_of_several_seeds_claim_nothing() -> None:
+    theirs = _group("b", "f1", {0: 0.5, 1: 0.7})
+    found = compare(_group("a", "f1", {0: 0.6, 1: 0.8}), theirs, "f1", 100)
+    assert found is not None
+    assert (found.outcome, found.interval, found.basis) == (Outcome.UNKNOWN, None, "2 seeds that all differ by as much")
+    same = compare(theirs, theirs, "f1", 100)
+    assert same is not None
+    assert same.outcome is Outcome.NOISE
+
+
 def test_one_seed_of_accuracy_has_the_sampling_noise_of_its_samples() -> None:
     few = compare(_group("a", "accuracy", {0: 0.84}), _group("b", "accuracy", {0: 0.80}), "accuracy", 200)
     many = compare(_group("a", "accuracy", {0: 0.84}), _group("b", "accuracy", {0: 0.80}), "accuracy", 20_000)

@@ -74,8 +74,8 @@ def test_a_plan_without_results_says_how_it_was_chosen(plan: Plan, start: str) -
 @pytest.mark.parametrize(
     ("uniform", "tone", "words"),
     [
-        ([0.80, 0.81, 0.82], Tone.GOOD, "Better than uniform LoRA at the same budget"),
-        ([0.90, 0.91, 0.92], Tone.BAD, "Uniform LoRA at the same budget would have done better"),
+        ([0.80, 0.82, 0.81], Tone.GOOD, "Better than uniform LoRA at the same budget"),
+        ([0.90, 0.92, 0.91], Tone.BAD, "Uniform LoRA at the same budget would have done better"),
         ([0.87, 0.84, 0.86], Tone.CAUTION, "Uniform LoRA at the same budget would have done as well"),
     ],
 )
@@ -89,7 +89,7 @@ def test_it_says_whether_uniform_would_have_done_as_well(uniform: list[float], t
 
 
 def test_a_lower_loss_is_better() -> None:
-    run = _run(evaluation=_exact({"layerlens": [0.50, 0.51, 0.52], "uniform": [0.60, 0.61, 0.62]}, "loss"))
+    run = _run(evaluation=_exact({"layerlens": [0.50, 0.51, 0.52], "uniform": [0.60, 0.62, 0.61]}, "loss"))
     found = _statement(run, "Against uniform")
     assert found.tone is Tone.GOOD
     assert "0.610, 0.100 higher" in found.text
@@ -99,6 +99,14 @@ def test_one_seed_of_a_metric_without_an_interval_is_not_called_a_win() -> None:
     found = _statement(_run(evaluation=_exact({"layerlens": [0.9], "uniform": [0.1]}, "f1")), "Against uniform")
     assert found.tone is Tone.CAUTION
     assert "one seed cannot tell" in found.text
+
+
+def test_seeds_that_all_differ_by_as_much_are_not_called_a_win() -> None:
+    run = _run(evaluation=_exact({"layerlens": [0.85, 0.86, 0.87], "uniform": [0.80, 0.81, 0.82]}))
+    found = _statement(run, "Against uniform")
+    assert found.tone is Tone.CAUTION
+    words = "5.0 points lower; 3 seeds that all differ by as much cannot tell whether that is chance."
+    assert _spoken(found.text).endswith(words)
 
 
 def test_without_uniform_nothing_is_claimed_for_planning() -> None:
@@ -116,7 +124,7 @@ def test_where_the_chosen_plan_is_uniform_no_win_is_claimed() -> None:
 
 def test_beside_a_plan_that_a_budget_cut_short_the_arm_uniform_is_another_plan() -> None:
     plan = artifacts.plan("uniform", artifacts.candidate_sizes()["uniform"]).model_copy(update={"reach": 2, "depth_cut": 2})
-    run = _run(plan=plan, evaluation=_exact({"layerlens": [0.80, 0.81, 0.82], "uniform": [0.90, 0.91, 0.92]}))
+    run = _run(plan=plan, evaluation=_exact({"layerlens": [0.80, 0.81, 0.82], "uniform": [0.90, 0.92, 0.91]}))
     found = _statement(run, "Against uniform")
     assert found.tone is Tone.BAD
     assert found.text.startswith("Uniform LoRA with as many parameters, over all layers, would have done better")

@@ -275,6 +275,23 @@ def test_curves_of_another_run_are_not_overwritten(small_llama: Place, measured:
     assert digest(tmp_path / "out.curves") == {name: value for name, value in kept.items() if name != "curves.json"}
 
 
+def test_curves_are_found_by_the_data_however_their_path_is_typed(
+    small_llama: Place, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, name = tmp_path / "out.curves" / "run.json", small_llama.data.name
+    said = json.loads(claim.read_text())
+    assert said["data"] == str(small_llama.data.resolve())
+    monkeypatch.chdir(small_llama.data.parent)
+    # A release before kept what was typed.
+    for told in (said["data"], f"./{name}"):
+        claim.write_text(json.dumps({**said, "data": told}))
+        for typed in (name, str(small_llama.data)):
+            assert compress(str(small_llama.model), typed, measured, config(bits_per_weight=9), dry_run=True).plan is not None
+    other = write_text(tmp_path / name)
+    with pytest.raises(ConfigError, match="holds another run's files"):
+        compress(str(small_llama.model), str(other), measured, config(bits_per_weight=9), dry_run=True)
+
+
 def test_curves_with_other_options_are_not_taken_for_these(small_llama: Place, measured: Path, tmp_path: Path) -> None:
     kept = digest(tmp_path / "out.curves")
     claim = tmp_path / "out.curves" / "run.json"

@@ -20,7 +20,7 @@ from layerlens.artifacts.plan import save_plan
 from layerlens.config import EvaluateConfig
 from layerlens.data.partition import partition
 from layerlens.data.source_name import whole_name
-from layerlens.errors import ConfigError
+from layerlens.errors import CheckpointError, ConfigError
 from layerlens.models.foreign import quiet
 from layerlens.words import Method, TaskKind
 from layerlens.workflow import evaluate as module
@@ -112,6 +112,57 @@ def test_names_that_are_not_the_data_s_are_told(tmp_path: Path) -> None:
     assert not any("calls its classes" in note for note in untold.notes)
 
 
+def test_data_may_call_outputs_by_their_numbers_and_lack_some(tmp_path: Path) -> None:
+    model, names = classifier(tmp_path / "model", [0, 1, 2], NAMES), table(tmp_path / "names.csv", NAMES[:2])
+    numbers, told = table(tmp_path / "numbers.csv", ["0", "1"]), Notes()
+    assert scores(model, numbers, progress=told).arms[0].metrics == scores(model, names).arms[0].metrics
+    assert any("calls its classes early, late, never, the data call theirs 0, 1, 2" in note for note in told.notes)
+
+
+def test_a_head_of_another_size_is_not_called_none(tmp_path: Path) -> None:
+    model = classifier(tmp_path / "model", [0, 1, 2], NAMES)
+    with pytest.raises(CheckpointError, match=r"head of .*model has 3 outputs, but classification on .* needs 4 \(a, b, c"):
+        scores(model, table(tmp_path / "data.csv", ["a", "b", "c", "d"]))
+
+
+def test_what_of_the_data_is_left_out_is_told_once(tmp_path: Path) -> None:
+    model, data, told = classifier(tmp_path / "model", [0, 1, 2], NAMES), table(tmp_path / "data.csv", NAMES, rows=200), Notes()
+    data.write_text(f"{data.read_text()}\nno label\n")
+    scores(model, data, model, progress=told, max_eval_samples=8)
+    assert [note for note in told.notes if "left out" in note] == [
+        f"{data}: 1 of 201 lines do not have 2 fields (first: line 202 has 1); they are left out"
+    ]
+
+
+def test_options_do_what_they_say_or_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = classifier(tmp_path / "model", [0, 1, 2], NAMES), table(tmp_path / "data.csv", NAMES, rows=9)
+    seen, score, before = [], module.evaluate_model, torch.get_num_threads()
+
+    def watched(*parts: Any, **options: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return score(*parts, **options)
+
+    monkeypatch.setattr(module, "evaluate_model", watched)
+    scores(model, data, threads=before + 1)
+    assert (seen, torch.get_num_threads()) == ([before + 1], before)
+    with pytest.raises(ConfigError, match=r"^--window, --new-tokens: only a folder that `layerlens compress` wrote"):
+        scores(model, data, window=64, new_tokens=3)
+    with pytest.raises(ConfigError, match=r"^--split test: .*data\.csv is read whole"):
+        scores(model, data, split="test")
+
+
+def test_only_an_evaluation_of_this_command_is_replaced(tmp_path: Path) -> None:
+    model, data = classifier(tmp_path / "model", [0, 1, 2], NAMES), table(tmp_path / "data.csv", NAMES, rows=9)
+    own, path = scores(model, data), tmp_path / "evaluation.json"
+    assert scores(model, data, batch_size=3).arms[0].metrics == pytest.approx(own.arms[0].metrics)
+    trained = own.model_copy(update={"arms": [own.arms[0].model_copy(update={"steps": 3})]})
+    for content in (trained.model_dump_json(), '{"text": "a row of mine"}'):
+        path.write_text(content)
+        with pytest.raises(ConfigError, match=r"evaluation\.json is there, and is not what this command writes"):
+            evaluate("no model", "no data", out=path)
+        assert path.read_text() == content
+
+
 def adapter(folder: Path, family: str, seed: int, **trained_on: Any) -> Path:
     """A folder as `tune` leaves it, of a plan whose profile had this seed; of older versions without `trained_on`."""
     kind = kind_of(family)
@@ -185,6 +236,21 @@ def test_of_what_it_was_tuned_on_only_the_test_part_is_scored(tmp_path: Path, mo
     fixed = image_folder(tmp_path / "fixed", "train", "test")
     scores(adapter(tmp_path / "whole", "vit", 3, data=whole_name("fixed"), keeps_test=False), fixed)
     assert len(seen[-1]) == len(list((fixed / "test").rglob("*.png")))
+
+
+def test_a_folder_of_test_images_alone_is_scored(tmp_path: Path) -> None:
+    tests = image_folder(tmp_path / "images", "test")
+    assert scores(adapter(tmp_path / "tuned", "vit", 0), tests).eval_samples == len(list(tests.rglob("*.png")))
+
+
+def test_where_a_moved_base_s_new_place_is_given_is_told(tmp_path: Path) -> None:
+    model, images = adapter(tmp_path / "tuned", "vit", 0), image_folder(tmp_path / "images", "test")
+    moved = (tmp_path / "tuned" / "base").rename(tmp_path / "moved")
+    path = model / "adapter" / "adapter_config.json"
+    with pytest.raises(CheckpointError, match=rf"give the base's new place, as base_model_name_or_path in {path}"):
+        scores(model, images)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": str(moved)}))
+    assert scores(model, images).arms
 
 
 def test_windows_of_two_lengths_are_not_the_same_samples(tmp_path: Path) -> None:

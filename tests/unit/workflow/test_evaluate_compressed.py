@@ -336,6 +336,10 @@ def test_originals_and_texts_that_do_not_fit_are_told(llama: tuple[Place, Path],
     (tmp_path / "copied" / "plan.json").write_text(json.dumps(plan))
     with pytest.raises(CheckpointError, match=r"is not the model any more .* name the original by --against"):
         run(tmp_path / "copied", mine.data)
+    plan["model"]["id"] = str(tmp_path / "moved")
+    (tmp_path / "copied" / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(CheckpointError, match=r"there is no folder .*moved; .*; or name the original by --against"):
+        run(tmp_path / "copied", mine.data)
     found = run(tmp_path / "copied", mine.data, against=mine.model, new_tokens=0)
     assert found.against == str(mine.model)
     assert "is not the very checkpoint that" in found.notes[0]

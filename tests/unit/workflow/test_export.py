@@ -123,7 +123,7 @@ def test_a_plan_is_exported_without_torch(plan: Path, tmp_path: Path) -> None:
     ("source", "options", "said"),
     [
         ("plan", {}, "say which tool .* shall be written for: --to peft, axolotl, llama-factory, trl; one of them"),
-        ("plan", {"dense": True}, "say which tool .* shall be written for"),
+        ("plan", {"dense": True}, "--dense and .* is a file; give the folder"),
         ("plan", {"to": "peft", "dense": True}, "--dense and --compressed-tensors a folder; leave one out"),
         ("plan", {"to": "keras"}, "unknown tool keras; there are peft, axolotl, llama-factory, trl"),
         ("folder", {"to": "peft"}, "--to peft takes a plan.json; of the compressed folder .* write --dense"),

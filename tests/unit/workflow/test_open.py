@@ -9,12 +9,12 @@ import pytest
 
 from layerlens.adapting.race import race
 from layerlens.artifacts.plan import Plan
-from layerlens.config import CompressConfig, RaceConfig, TrainingConfig
+from layerlens.config import CompressConfig, ProfilingConfig, RaceConfig, TrainingConfig
 from layerlens.errors import ConfigError
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.progress import Silent
 from layerlens.words import TaskKind
-from layerlens.workflow.open import check_race, open_data, open_plan_model, open_streamed
+from layerlens.workflow.open import check_race, open_data, open_plan_model, open_profile_model, open_streamed
 from tests.tiny_models import save_tiny
 from tests.unit.adapting.plans import make_plan, tiny_task_model
 from tests.unit.workflow.compressions import write_text
@@ -75,6 +75,19 @@ def test_without_a_head_for_the_labels_a_model_is_opened_for_what_it_was_trained
     assert model.new_parameters == ()
     assert told in progress.notes[0]
     model.state.reader.close()
+
+
+def test_a_split_of_what_is_read_whole_is_refused_wherever_it_is_opened(tmp_path: Path) -> None:
+    data = str(write_text(tmp_path / "text.txt", words=400))
+    task_model = tiny_task_model("llama", tmp_path / "base", TaskKind.CAUSAL_LM)
+    plan, base = make_plan(task_model, TaskKind.CAUSAL_LM, 2), task_model.checkpoint
+    for open_it in (
+        lambda: open_plan_model(plan, data, TrainingConfig(split="test")),
+        lambda: open_profile_model(base.id, data, ProfilingConfig(split="test")),
+        lambda: open_streamed(base, data, CompressConfig(bits_per_weight=4, split="test")),
+    ):
+        with pytest.raises(ConfigError, match=r"^--split test: .*text\.txt is read whole"):
+            open_it()
 
 
 class _Notes(Silent):

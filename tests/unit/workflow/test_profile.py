@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from layerlens.cli import EXIT_BAD_INPUT, main
 from layerlens.config import ProfilingConfig
 from layerlens.errors import ConfigError
 from layerlens.workflow import profile as command
@@ -62,3 +63,14 @@ def test_a_folder_that_another_process_works_in_is_left_to_it(tmp_path: Path, mo
     assert profile(model, str(data), tmp_path / "out", config).profile is not None
     monkeypatch.undo()
     assert profile(model, str(data), tmp_path / "out", config).profile is not None
+
+
+def test_a_model_whose_own_code_fails_is_one_line_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = save_tiny("nystromformer", tmp_path / "model"), write_table(tmp_path / "data.csv", rows=60)
+    capsys.readouterr()
+    options = ["--num-samples", "16", "--max-length", "16", "--head-samples", "16", "--proxy", "off"]
+    assert main(["profile", str(model), "--data", str(data), "--out", str(tmp_path / "out"), *options]) == EXIT_BAD_INPUT
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("layerlens: the model's own code failed (RuntimeError: ")
+    assert "modeling_nystromformer.py" in line
+    assert not (tmp_path / "out").exists()

@@ -10,13 +10,16 @@ import pytest
 import transformers
 
 from layerlens.adapting.load import load_adapted
+from layerlens.artifacts.evaluation import Evaluation
 from layerlens.artifacts.plan import Budget, Plan, candidates_folder, load_plan, save_plan
 from layerlens.config import Precision, TuneConfig
 from layerlens.errors import ConfigError, DataError
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.models.load import load_task_model
+from layerlens.progress import Silent
 from layerlens.words import BudgetName, TaskKind
 from layerlens.workflow import tune as tunes
+from layerlens.workflow.evaluate import evaluate
 from layerlens.workflow.merge import merge
 from layerlens.workflow.tune import predicted_times, tune
 from tests.tiny_models import WORDS, save_tokenizer
@@ -180,3 +183,57 @@ def test_of_evaluation_data_with_splits_the_test_split_is_taken(tmp_path: Path) 
     assert facts["race"] == "left out"
     assert facts["evaluate"] == f"9 samples of {data}"
     assert facts["train"].endswith("on 20 samples, 1 × 1 runs")
+
+
+def test_of_saved_splits_one_trains_and_the_test_split_evaluates(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    path, saved = written_plan(tmp_path), tmp_path / "saved"
+    rows = {
+        name: datasets.Dataset.from_dict({"text": ["w1 w2"] * num, "label": [f"c{row % 3}" for row in range(num)]})
+        for name, num in (("train", 40), ("test", 9))
+    }
+    datasets.DatasetDict(rows).save_to_disk(str(saved))
+    config = QUICK.model_copy(update={"eval_data": str(saved)})
+    facts = tune(path, str(saved), tmp_path / "out", config, no_race=True, dry_run=True).facts
+    assert facts["evaluate"] == f"9 samples of {saved}"
+    with pytest.raises(DataError, match="is what is trained on"):
+        tune(path, str(saved), tmp_path / "out", config.model_copy(update={"split": "test"}), no_race=True, dry_run=True)
+
+
+def test_what_of_the_data_is_left_out_is_told_and_arms_named_twice_count_once(tmp_path: Path) -> None:
+    path, told = written_plan(tmp_path), Told()
+    data, other = table(tmp_path / "data.csv", rows=200), table(tmp_path / "other.csv", rows=120)
+    for file in (data, other):
+        file.write_text(f"{file.read_text()}\nno label")
+    config = QUICK.model_copy(update={"eval_data": str(other), "compare": ["head", "head"]})
+    facts = tune(path, str(data), tmp_path / "out", config, no_race=True, dry_run=True, progress=told).facts
+    assert [note.partition(" ")[0] for note in told.notes] == [f"{data}:", f"{other}:"]
+    assert facts["train"].endswith("1 × 2 runs")
+
+
+def test_a_run_is_scored_on_what_was_kept_for_its_test_wherever_its_data_have_moved(tmp_path: Path) -> None:
+    path = written_plan(tmp_path, text_columns=["text"], label_column="label")
+    data, out = table(tmp_path / "data.csv", rows=40), tmp_path / "out"
+    tune(path, str(data), out, QUICK, no_race=True)
+    moved = data.rename(tmp_path / "moved.csv")
+    told, untold = Told(), Told()
+    alone, other = shutil.copytree(out / "adapter", tmp_path / "alone"), table(tmp_path / "other.csv", rows=24)
+    for model, given, progress, samples in ((out, moved, untold, 8), (alone, moved, told, 40), (out, other, told, 24)):
+        found = evaluate(str(model), str(given), out=tmp_path / "evaluation.json", progress=progress)
+        assert isinstance(found, Evaluation)
+        assert found.eval_samples == samples
+    table(data, rows=44)
+    with pytest.raises(ConfigError, match=r"data\.csv has changed since .*out was tuned on it, .*; give it as it was"):
+        evaluate(str(out), str(data), out=tmp_path / "evaluation.json")
+    assert any(f"was tuned on {data}, which is not there any more: if {moved} holds" in note for note in told.notes)
+    assert not any("not there any more" in note for note in untold.notes)
+
+
+class Told(Silent):
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)

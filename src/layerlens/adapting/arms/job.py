@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from layerlens.adapting.attach import restored
+from layerlens.adapting.attach import put_on_, restored
 from layerlens.adapting.finetune import finetune, finished_arm
 from layerlens.adapting.head_start import start_head_
 from layerlens.adapting.hooks import NO_HOOKS, Hooks
@@ -24,7 +24,6 @@ from layerlens.adapting.lora import (
     check_model,
     count_trainable,
     lora_config,
-    peft_warnings_hidden,
 )
 from layerlens.adapting.order import num_tuning_steps
 from layerlens.adapting.precision import kept_generators, on_training_device, training_device
@@ -156,8 +155,8 @@ def peft_attached(job: ArmJob, config: PeftConfig) -> Iterator[PeftModel]:
     model = job.task_model.model
     with restored(model, job.plan.head):
         # PEFT draws its start from the global generator before a method puts its own in place.
-        with kept_generators(training_device()), peft_warnings_hidden():
-            adapted: PeftModel = get_peft_model(model, config)
+        with kept_generators(training_device()):
+            adapted = put_on_(model, config)
         yield adapted
 
 

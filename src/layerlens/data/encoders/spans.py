@@ -166,7 +166,7 @@ def _read_answers(cell: Any) -> tuple[list[str], list[int]]:
         if isinstance(cell, dict):
             return [str(text) for text in cell["text"]], [int(start) for start in cell["answer_start"]]
         return [str(answer["text"]) for answer in cell or ()], [int(answer["answer_start"]) for answer in cell or ()]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         # An answer of another form is as wrong as one that stands elsewhere; both are counted as such.
         return [""], [-1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from layerlens.errors import DataError
 
 HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(:(?P<config>\w[\w.-]*))?")
 DEFAULT_SPLIT = "train"
+#: What `datasets` leaves in a folder of several splits.
+SAVED_SPLITS = "dataset_dict.json"
 
 
 def read_hub(data: str, split: str | None) -> Table:
@@ -56,6 +59,26 @@ def read_saved(folder: Path, split: str | None) -> Table:
             raise DataError(f"{folder} has no split {wanted!r}; give --split, one of {', '.join(map(str, rows))}")
         rows = rows[wanted]
     return table_of(str(folder), rows)
+
+
+def hub_splits(data: str) -> list[str]:
+    """Names of the splits that `name` or `name:config` has on the hub; none where that cannot be told."""
+    match = HUB_NAME.fullmatch(data)
+    try:
+        import datasets
+
+        return [] if match is None else list(datasets.get_dataset_split_names(match["name"], match["config"]))
+    except Exception:
+        # As in `read_hub`, which says what is wrong.
+        return []
+
+
+def saved_splits(folder: Path) -> list[str]:
+    """Names of the splits that `DatasetDict.save_to_disk` wrote; none where that cannot be told."""
+    try:
+        return list(json.loads((folder / SAVED_SPLITS).read_text(encoding="utf-8"))["splits"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def table_of(where: str, rows: Any) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from layerlens.errors import DataError
 MAX_FAULTS = 3
 _HALF_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
 _HALF = re.compile("[\ud800-\udfff]")
+#: What Python reads no whole number of.
+_TOO_LONG = f"a number of more than {sys.get_int_max_str_digits():,} digits"
 
 
 def read_json_lines(path: Path) -> Table:
@@ -41,6 +44,8 @@ def read_json(path: Path) -> Table:
         raise DataError(f"{path} is no JSON: line {error.lineno}: {error.msg}") from error
     except RecursionError as error:
         raise DataError(f"{path} is nested too deep to be rows") from error
+    except ValueError as error:
+        raise DataError(f"{path} holds {_TOO_LONG}; write it as text, or leave it out") from error
     if is_squad(content):
         return squad_table(path, content)
     if isinstance(content, dict) and isinstance(content.get("data"), list | dict):
@@ -62,6 +67,13 @@ def _parsed(text: str) -> Any:
     return _whole(content) if _HALF_ESCAPED.search(text) else content
 
 
+def _fault(error: ValueError | RecursionError) -> str:
+    """Why a line could not be parsed."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "nested too deep" if isinstance(error, RecursionError) else _TOO_LONG
+
+
 def _whole(value: Any) -> Any:
     if isinstance(value, str):
         return _HALF.sub("\ufffd", value)
@@ -77,8 +89,8 @@ def _table_of_lines(path: Path, text: str) -> Table:
             continue
         try:
             row = _parsed(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            faults.append(f"line {number}: {getattr(error, 'msg', 'nested too deep')}")
+        except (ValueError, RecursionError) as error:
+            faults.append(f"line {number}: {_fault(error)}")
             continue
         if isinstance(row, dict):
             rows.append(row)

@@ -8,7 +8,7 @@ from pathlib import Path
 from layerlens.config import DataConfig
 from layerlens.data.sources.arrays import read_arrays
 from layerlens.data.sources.delimited import is_tab_table, read_delimited
-from layerlens.data.sources.hub import HUB_NAME, read_hub, read_saved
+from layerlens.data.sources.hub import HUB_NAME, SAVED_SPLITS, hub_splits, read_hub, read_saved, saved_splits
 from layerlens.data.sources.image_folder import read_image_folder
 from layerlens.data.sources.json_rows import read_json, read_json_lines
 from layerlens.data.sources.parquet import read_parquet
@@ -26,6 +26,7 @@ READERS: dict[str, Callable[[Path], Table]] = {
     ".npz": read_arrays,
     ".parquet": read_parquet,
 }
+TEST_SPLIT = "test"
 FILE_SUFFIXES = frozenset({*READERS, ".csv", ".tsv", ".txt"})
 
 
@@ -42,7 +43,7 @@ def open_source(data: str, config: DataConfig) -> Table:
         return BUILT_IN[data]()
     path = Path(data).expanduser()
     if path.is_dir():
-        is_saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+        is_saved = (path / SAVED_SPLITS).exists() or (path / "state.json").exists()
         return read_saved(path, config.split) if is_saved else read_image_folder(path)
     if path.exists():
         return _read_file(path, config)
@@ -55,6 +56,20 @@ def open_source(data: str, config: DataConfig) -> Table:
         return read_hub(data, config.split)
     except DataError as error:
         raise DataError(f"{error} ({known})") from error
+
+
+def has_split_to_choose(data: str) -> bool:
+    """Whether `split` says which part of a source is read: of a hub data set, or of several that were saved together."""
+    path = Path(data).expanduser()
+    return data not in BUILT_IN and (not path.exists() or (path / SAVED_SPLITS).exists())
+
+
+def has_test_split(data: str) -> bool:
+    """Whether a source of which a split is chosen has one called test; no where that cannot be told."""
+    if not has_split_to_choose(data):
+        return False
+    folder = Path(data).expanduser()
+    return TEST_SPLIT in (saved_splits(folder) if folder.exists() else hub_splits(data))
 
 
 def _read_file(path: Path, config: DataConfig) -> Table:

@@ -16,6 +16,8 @@ from layerlens.reporting.section import figure
 HEIGHT = 330
 #: Costs that span so many times the smallest ask for a logarithmic axis.
 _LOG_FROM = 5.0
+#: Room beside the outermost dots, as a share of what they span: their numbers stand there, and Plotly cuts off what does not fit.
+_BESIDE = 0.15
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,10 @@ def pareto_figure(cell: Cell, number: int) -> tuple[Markup, tuple[Chart, ...]]:
     caption = (
         f"{better} and further left is better; numbers are rows of the table, bars the 95 % interval of the mean over seeds, cut "
         "off where it leaves the chart. The line joins what nothing else beats in both. Diamond: LayerLens (open: its variants); "
-        "square: uniform; triangle: full fine-tuning. The dashed line is the head alone, which has no adapter parameters."
+        "square: uniform; triangle: full fine-tuning."
     )
+    if cell.arm(HEAD) is not None:
+        caption += " The dashed line is the head alone, which has no adapter parameters."
     boxes = join(element("div", element("h3", f"Against {cost.title}"), chart_box(chart)) for cost, chart in charts)
     return figure(element("div", boxes, class_="multiples"), caption), tuple(chart for _, chart in charts)
 
@@ -90,7 +94,7 @@ def _chart(cell: Cell, cost: Cost, number: int) -> Chart | None:
     is_log = max(values) > _LOG_FROM * min(values)
     layout: dict[str, Any] = {
         "showlegend": False,
-        "xaxis": log_axis(title, values) if is_log else {"title": {"text": title}, "rangemode": "tozero"},
+        "xaxis": log_axis(title, values, margin=_BESIDE) if is_log else _from_zero(title, max(values)),
         "yaxis": {"title": {"text": plain(cell.metric.replace("_", " "))}, **_reach(cell)},
     }
     head = cell.arm(HEAD)
@@ -101,6 +105,10 @@ def _chart(cell: Cell, cost: Cost, number: int) -> Chart | None:
         f"{arm.arm} {score(arm.mean)} at {cost.written(cost.of(arm))}" for _, arm in order
     )
     return Chart(f"chart-{cost.key}-{number}", traces, layout, HEIGHT, label)
+
+
+def _from_zero(title: str, largest: float) -> dict[str, Any]:
+    return {"title": {"text": title}, "range": rounded([0.0, (1 + _BESIDE) * largest])}
 
 
 def _reach(cell: Cell) -> dict[str, Any]:

@@ -21,11 +21,10 @@ from layerlens.artifacts.compression import (
 )
 from layerlens.artifacts.compression_checks import load_checked_plan
 from layerlens.artifacts.compression_evaluation import CompressionEvaluation, LeaveOneOut, leave_one_out_of
+from layerlens.artifacts.evaluation import EVALUATION_FILE
 from layerlens.artifacts.store import read_json
 from layerlens.reporting.quantities import nats
 from layerlens.words import TaskKind
-
-EVALUATION_FILE = "evaluation.json"
 
 
 @dataclass(frozen=True)

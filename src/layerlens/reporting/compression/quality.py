@@ -11,7 +11,13 @@ from layerlens.reporting.quantities import memory, nats, percent
 from layerlens.reporting.section import Cell, Column, Section, block_cell, figure, module_path, table
 
 #: A sign and a class for each verdict, so that colour is never the only cue.
-MARKS = {Verdict.GOOD: ("✓", "pass"), Verdict.FAIR: ("~", "na"), Verdict.POOR: ("!", "warn"), Verdict.CRITICAL: ("✕", "fail")}
+MARKS = {
+    Verdict.GOOD: ("✓", "pass"),
+    Verdict.FAIR: ("~", "na"),
+    Verdict.POOR: ("!", "warn"),
+    Verdict.CRITICAL: ("✕", "fail"),
+    Verdict.UNSEEN: ("–", "na"),
+}
 ORDER = {verdict: place for place, verdict in enumerate(Verdict)}
 
 
@@ -39,7 +45,7 @@ def _caption(folder: CompressedFolder) -> str:
     limits = ", ".join(f"{verdict} up to {limit:g}" for verdict, limit in OUTPUT_ERROR_LIMITS.items())
     text = (
         f"The verdict goes by the relative error of a layer's output on inputs that the original model's layer sees: {limits}, "
-        "critical above. Press a column's head to sort by it."
+        "critical above; no sample ran through an unseen one. Press a column's head to sort by it."
     )
     trial = folder.leave_one_out
     return f"{text} Pillar layers are tinted." if trial is not None and trial.pillars else text
@@ -71,16 +77,21 @@ def _table(folder: CompressedFolder, layers: list[LayerQuality]) -> Markup:
                 block_cell(entry.block if entry else None),
                 "–" if entry is None else Cell(element("code", entry.format), entry.format),
                 Cell(badge(layer.verdict), ORDER[layer.verdict]),
-                Cell(f"{layer.output_error:.4f}", layer.output_error),
-                Cell(f"{layer.output_cosine:.5f}", layer.output_cosine),
-                Cell(f"{layer.weight_error:.4f}", layer.weight_error),
-                Cell(f"{layer.weight_cosine:.5f}", layer.weight_cosine),
+                _figure(layer.output_error, 4),
+                _figure(layer.output_cosine, 5),
+                _figure(layer.weight_error, 4),
+                _figure(layer.weight_cosine, 5),
                 Cell(memory(layer.size_bytes.before), layer.size_bytes.before),
                 Cell(memory(layer.size_bytes.after), layer.size_bytes.after),
             ]
         )
     marked = [layer.layer in pillars for layer in layers]
     return table("Quality of each layer", columns, rows, highlighted=marked, is_sortable=True, is_tall=True)
+
+
+def _figure(value: float | None, decimals: int) -> Cell:
+    """A figure; what was not measured comes first."""
+    return Cell("–", -2.0) if value is None else Cell(f"{value:.{decimals}f}", value)
 
 
 def _pillars(trial: LeaveOneOut, folder: CompressedFolder) -> Markup:

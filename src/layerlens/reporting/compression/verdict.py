@@ -171,8 +171,8 @@ def _layers(evaluation: CompressionEvaluation) -> list[Statement]:
         return []
     counts = Counter(layer.verdict for layer in evaluation.layers)
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-    worst = max(evaluation.layers, key=lambda layer: layer.output_error)
-    text = f"{told}; the largest output error is {percent(worst.output_error)}, of {worst.layer}."
+    worst = max(evaluation.layers, key=lambda layer: layer.output_error or 0.0)
+    text = f"{told}; the largest output error is {percent(worst.output_error or 0.0)}, of {worst.layer}."
     bad = counts[Verdict.CRITICAL]
     return [Statement("Layers", text, Tone.BAD if bad else Tone.CAUTION if counts[Verdict.POOR] else Tone.GOOD)]
 

@@ -92,3 +92,10 @@ def test_half_of_a_character_is_replaced_and_whole_ones_stay(tmp_path: Path) -> 
     columns = {"cut \ufffd": ["a \U0001f600 \ufffd"]}
     assert read_json(path).columns == columns
     assert read_json_lines(path).columns == {name: [column] for name, column in columns.items()}
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_number_that_python_does_not_read_is_refused(tmp_path: Path, name: str) -> None:
+    path = _write(tmp_path / name, f'{{"text": "a", "label": {"1" * 5000}}}')
+    with pytest.raises(DataError, match=r"a number of more than 4,300 digits"):
+        (read_json if name == "a.json" else read_json_lines)(path)

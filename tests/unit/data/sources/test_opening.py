@@ -7,7 +7,8 @@ import pytest
 
 from layerlens.config import DataConfig
 from layerlens.data.sources import opening
-from layerlens.data.sources.opening import open_source
+from layerlens.data.sources.hub import SAVED_SPLITS
+from layerlens.data.sources.opening import has_split_to_choose, has_test_split, open_source
 from layerlens.data.table import Form, Table
 from layerlens.errors import DataError
 
@@ -70,3 +71,16 @@ def test_columns_asked_for_by_number_reach_the_reader(tmp_path: Path) -> None:
     path.write_text("good film\tpos\nbad film\tneg\n", encoding="utf-8")
     table = open_source(str(path), DataConfig(text_columns=["0"], label_column="1"))
     assert json.loads(json.dumps(table.columns)) == {"0": ["good film", "bad film"], "1": ["pos", "neg"]}
+
+
+def test_a_split_is_chosen_of_what_has_several(tmp_path: Path) -> None:
+    for name in ("splits", "whole"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "splits" / SAVED_SPLITS).write_text('{"splits": ["train", "test"]}')
+    (tmp_path / "a.csv").write_text("text,label\nx,1\n", encoding="utf-8")
+    assert has_split_to_choose("glue:sst2")
+    assert has_split_to_choose(str(tmp_path / "splits"))
+    assert has_test_split(str(tmp_path / "splits"))
+    for name in ("stdlib-docs", str(tmp_path / "whole"), str(tmp_path / "a.csv")):
+        assert not has_split_to_choose(name)
+        assert not has_test_split(name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import numpy as np
 import pytest
 
-from layerlens.artifacts.bench import ArmSummary
-from layerlens.reporting.bench.pareto import COSTS, undominated
+from layerlens.artifacts.bench import ArmSummary, Cell
+from layerlens.reporting.bench.pareto import COSTS, pareto_figure, undominated
 
 
 def arm(name: str, mean: float, seconds: float) -> ArmSummary:
@@ -32,3 +33,15 @@ def test_the_line_joins_exactly_what_no_other_arm_beats_in_both(is_lower_better:
         assert not [pair for pair in combinations(found, 2) if beats(*pair) or beats(*reversed(pair))]
         front = {(one.mean, one.train_seconds) for one in arms if not any(beats(other, one) for other in arms)}
         assert {(one.mean, one.train_seconds) for one in found} == front
+
+
+@pytest.mark.parametrize("most", [250.0, 2e6])
+def test_the_numbers_beside_the_outermost_dots_have_room(most: float) -> None:
+    arms = [arm(f"arm {n}", 0.5 + n / 100, seconds) for n, seconds in enumerate((100.0, 150.0, most))]
+    about = {"model": "m", "task": "t", "metric": "accuracy", "is_lower_better": False, "eval_samples": 9, "steps": 9}
+    _, charts = pareto_figure(Cell.model_validate(about | {"params_limit": 1, "arms": arms}), 0)
+    (axis,) = (chart.layout["xaxis"] for chart in charts if "seconds" in chart.id)
+    low, high = axis["range"]
+    first, last = (math.log10(value) if axis.get("type") == "log" else value for value in (100.0, most))
+    # Two digits and half a dot take a tenth of the smallest chart.
+    assert min(first - low, high - last) > 0.1 * (high - low)

@@ -39,6 +39,18 @@ def test_verdicts_sort_from_good_to_critical_and_are_counted() -> None:
     assert all(f"{verdict} 1" in page.one("p", class_="tally").text for verdict in Verdict)
 
 
+def test_a_layer_that_no_sample_ran_through_is_called_unseen_and_has_no_figures() -> None:
+    evaluation = artifacts.evaluation()
+    first, *rest = evaluation.layers
+    unseen = first.model_copy(update={"output_error": None, "output_cosine": None, "verdict": Verdict.UNSEEN})
+    folder = a_folder(evaluation=evaluation.model_copy(update={"layers": [unseen, *rest]}))
+    row = rows(read_section(quality_section(folder)))[1]
+    assert row[0] == first.layer
+    assert "unseen" in row[3]
+    assert row[4:6] == ["–", "–"]
+    assert any("1 unseen" in statement.text for statement in statements(folder) if statement.topic == "Layers")
+
+
 def test_pillars_are_tinted_in_both_tables_and_named() -> None:
     page = read_section(quality_section(a_folder()))
     trial = artifacts.evaluation().leave_one_out
