@@ -42,7 +42,7 @@ class RateChoice(Frozen):
     arm: str
     rate: float
     seed: int
-    tuned_on: str = Field(description="the arm whose trials these are: the arm itself, or the one it shares a grid with")
+    tuned_on: str = Field(description="the arm whose trials these are: the arm itself, or the one whose rate it takes")
     is_at_edge: bool = Field(description="the best rate is the grid's lowest or highest, so a better one may lie outside")
     trials: list[RateTrial] = []
 

@@ -14,13 +14,14 @@ from typing import Any
 
 from layerlens.artifacts.bench import RateChoice, RateTrial
 from layerlens.artifacts.evaluation import is_lower_better
-from layerlens.artifacts.plan import load_candidates, load_plan
+from layerlens.artifacts.plan import Plan, candidates_folder, load_candidates, load_plan
 from layerlens.artifacts.profile import load_profile
 from layerlens.artifacts.store import sha256_of_file, write_json
 from layerlens.benching.cells import CellPlace, data_options, race_config, training_config
 from layerlens.benching.job import Done, Job, JobKind, done_record, reason_of
 from layerlens.config.bench import BenchSuite, RateKind
-from layerlens.errors import LayerLensError
+from layerlens.errors import LayerLensError, ManifestError
+from layerlens.words import Site
 from layerlens.workflow.bench_arms import (
     LAYERLENS,
     UNIFORM,
@@ -302,7 +303,20 @@ class BenchCell:
         return self._raced(arm if arm in VARIANTS else LAYERLENS, seed if self.suite.race_each_seed else None)
 
     def _tuned_for(self, arm: str) -> str:
-        return tuned_for(arm, self.suite.arms, per_kind=self.suite.learning_rates.tuned == "kind")
+        tuned = tuned_for(arm, self.suite.arms, per_kind=self.suite.learning_rates.tuned == "kind")
+        return UNIFORM if tuned == arm and self._is_uniform(arm) else tuned
+
+    def _is_uniform(self, arm: str) -> bool:
+        """Whether an arm's race ended with the very plan that uniform's trials have trained already, from the same seed."""
+        if arm not in VARIANTS or not self.raced:
+            return False
+        try:
+            raced = load_plan(self.root / self._trained_plan(arm, self.suite.seeds[0]))
+            uniform = load_plan(candidates_folder(self.plan_path(LAYERLENS)) / f"{UNIFORM}.json")
+        except ManifestError:
+            # Nothing has raced yet, or what is damaged is told by whoever trains it.
+            return False
+        return _sizes(raced) == _sizes(uniform)
 
     def _why_not(self, arm: str, seed: int) -> str | None:
         """Why an arm has no plan to train, or None."""
@@ -327,3 +341,8 @@ class BenchCell:
     def _hash(self, relative: str) -> str | None:
         path = self.root / relative
         return sha256_of_file(path) if relative and path.exists() else None
+
+
+def _sizes(plan: Plan) -> list[tuple[str, Site, int]]:
+    """What a plan trains."""
+    return [(entry.layer, entry.site, entry.size) for entry in plan.adapted]

@@ -189,6 +189,8 @@ def _notes(suite: BenchSuite) -> list[str]:
         )
     if "query+value" in suite.arms:
         notes.append(f"query+value is PEFT's customary LoRA at rank {suite.query_value_rank}, whatever the budget.")
+    if any(arm in VARIANTS for arm in suite.arms) and rates.tuned == "arm":
+        notes.append("A plan that ends as uniform takes uniform's rate, whose trials trained the same.")
     if any(arm in VARIANTS and arm != LAYERLENS for arm in suite.arms):
         notes.append("Variants of LayerLens share its rate grid and are profiled, planned and raced on their own.")
     return notes

@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 
 from layerlens.artifacts.evaluation import Arm
+from layerlens.artifacts.plan import candidates_folder, save_plan
 from layerlens.artifacts.store import write_json
 from layerlens.benching.cells import cells_of
 from layerlens.benching.job import DONE_FILE, Done, JobKind, record_folder
+from layerlens.budget.run import make_plan
+from layerlens.config import OptimizationConfig
 from layerlens.errors import ManifestError
 from layerlens.workflow import bench_cell
 from layerlens.workflow.bench_cell import BenchCell
 from tests.unit.benching.suites import suite
+from tests.unit.budget.small_models import small
 
 GRID = [1e-4, 1e-3, 1e-2]
 
@@ -114,6 +118,24 @@ def test_the_race_takes_the_rate_of_uniform_and_its_seeds_are_one_or_all(tmp_pat
         jobs = cell.race_jobs()
         assert [cell.root / job.out for job in jobs] == [cell.raced_path("layerlens", seed).parent for seed in seeds]
         assert [job.config.get("learning_rate", 1e-3) for job in jobs] == [1e-3] * len(seeds)
+
+
+def test_a_plan_that_ends_as_uniform_takes_its_rate_and_another_is_tuned(tmp_path: Path) -> None:
+    made, options = small(), OptimizationConfig(max_trainable_params=3000)
+    optimum, candidates = make_plan(made.profile, made.arrays, made.timing, options, profile_path="p", command="c")
+    cell = cell_of(tmp_path, arms=["layerlens", "query+value"])
+    finish(cell, [(0.5, 0.5), (0.9, 0.5), (0.3, 0.5)])
+    save_plan(candidates_folder(cell.plan_path("layerlens")) / "uniform.json", candidates["uniform"])
+
+    save_plan(cell.raced_path("layerlens", None), optimum)
+    assert [job.arm for job in cell.rate_jobs()] == ["layerlens"] * 3 + ["query+value"] * 3
+    assert cell.rate("layerlens") is None
+
+    save_plan(cell.raced_path("layerlens", None), candidates["uniform"])
+    assert [job.arm for job in cell.rate_jobs()] == ["query+value"] * 3
+    found = cell.rate("layerlens")
+    assert found is not None
+    assert (found.rate, found.tuned_on) == (1e-3, "uniform")
 
 
 def test_ablations_of_the_profile_get_a_profile_of_their_own(tmp_path: Path) -> None:
