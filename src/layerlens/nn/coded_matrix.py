@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import BFloat16, Float, Int8, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,6 +19,7 @@ from layerlens.linalg.bit_planes import gather_codes, pack_codes, unpack_codes
 from layerlens.nn import int4_kernel
 from layerlens.nn.frozen_product import wide
 from layerlens.nn.stored_form import CodedShape
+from layerlens.nn.weighted_rows import weighted_code_rows
 
 #: Numbers decoded at once: a slice stays small beside any activation, and near the processor.
 SLICE_NUMBERS = 1 << 20
@@ -52,20 +53,7 @@ class CodedMatrix:
 
     def rows(self, which: slice | Tensor, dtype: torch.dtype) -> Float[Tensor, "rows features"]:
         """Decode some rows: a slice, or rows by their numbers."""
-        shape = self.shape
-        if not self.has_kernel_form:
-            packed, scales = self._buffer(shape.name)[which], self._buffer(shape.scales_name)[which]
-            return self._decoded(unpack_codes(packed, shape.bits, shape.padded), scales, dtype)
-        weight, kernel_scales = (self._buffer(name) for name in self._kernel_names)
-        scales = kernel_scales[:, : shape.rows].t()[which]
-        if isinstance(which, slice):
-            start, stop, _ = which.indices(shape.rows)
-            block = int4_kernel.block_rows()
-            first = start // block * block
-            codes = int4_kernel.unpack_rows(weight, slice(first, stop), shape.bits)[start - first :]
-        else:
-            codes = int4_kernel.gather_rows(weight, which, shape.bits)
-        return self._decoded(codes, scales, dtype)
+        return self._decoded(*self._codes(which), dtype)
 
     def columns(self, which: Int64[Tensor, " columns"], dtype: torch.dtype) -> Float[Tensor, "rows columns"]:
         """Decode some columns by their numbers."""
@@ -77,10 +65,13 @@ class CodedMatrix:
 
     def slices(self, dtype: torch.dtype) -> Iterator[tuple[slice, Float[Tensor, "rows features"]]]:
         """Decode all rows, a slice at a time."""
-        step = max(1, SLICE_NUMBERS // self.shape.padded // 64) * 64
-        for start in range(0, self.shape.rows, step):
-            which = slice(start, min(start + step, self.shape.rows))
+        for which in self._row_slices():
             yield which, self.rows(which, dtype)
+
+    def row_sums(self, weights: BFloat16[Tensor, "tokens rows"]) -> Iterator[BFloat16[Tensor, "tokens features"]]:
+        """Rows weighted and added up, x W, for few tokens: one sum for each slice of rows."""
+        for which in self._row_slices():
+            yield weighted_code_rows(weights[:, which], *self._codes(which))[:, : self.shape.features]
 
     def product(self, inputs: Float[Tensor, "tokens features"]) -> Float[Tensor, "tokens rows"]:
         """x Wᵀ."""
@@ -148,6 +139,27 @@ class CodedMatrix:
         if shape.padded != shape.features:
             inputs = functional.pad(inputs, (0, shape.padded - shape.features))
         return int4_kernel.multiply(inputs.contiguous(), weight, kernel_scales, shape.rows, shape.group_size, shape.bits)
+
+    def _row_slices(self) -> Iterator[slice]:
+        """All rows, few enough at a time that their numbers stay small beside any activation."""
+        step = max(1, SLICE_NUMBERS // self.shape.padded // 64) * 64
+        for start in range(0, self.shape.rows, step):
+            yield slice(start, min(start + step, self.shape.rows))
+
+    def _codes(self, which: slice | Tensor) -> tuple[Int8[Tensor, "rows padded"], BFloat16[Tensor, "rows groups"]]:
+        """Codes and scales of some rows, whichever form is in memory."""
+        shape = self.shape
+        if not self.has_kernel_form:
+            packed, scales = self._buffer(shape.name)[which], self._buffer(shape.scales_name)[which]
+            return unpack_codes(packed, shape.bits, shape.padded), scales
+        weight, kernel_scales = (self._buffer(name) for name in self._kernel_names)
+        scales = kernel_scales[:, : shape.rows].t()[which]
+        if not isinstance(which, slice):
+            return int4_kernel.gather_rows(weight, which, shape.bits), scales
+        start, stop, _ = which.indices(shape.rows)
+        block = int4_kernel.block_rows()
+        first = start // block * block
+        return int4_kernel.unpack_rows(weight, slice(first, stop), shape.bits)[start - first :], scales
 
     def _decoded(self, codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
         # In bfloat16 the product of a code and a scale rounds to the same number as in float32; a half's range is too small.

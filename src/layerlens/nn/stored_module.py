@@ -13,6 +13,7 @@ from layerlens.artifacts.formats import Scheme
 from layerlens.nn.coded_matrix import SLICE_NUMBERS, CodedMatrix
 from layerlens.nn.frozen_product import FrozenMatrix, wide
 from layerlens.nn.stored_form import coded_shapes, stored_tensors
+from layerlens.nn.weighted_rows import is_for_bags, weighted_rows
 
 
 class StoredModule(FrozenMatrix):
@@ -57,8 +58,7 @@ class StoredModule(FrozenMatrix):
         """x Wᵀ."""
         parts = [self._coded["codes"].product(inputs)] if self.scheme.format.has_codes else []
         if self.scheme.format.has_factors:
-            hidden = self._hidden(inputs)
-            parts += [hidden[:, ranks] @ up for ranks, up in self._factor("up", inputs.dtype)]
+            parts += self._risen(self._hidden(inputs))
         return _sum(parts)
 
     def multiply_back(self, gradient: Float[Tensor, "tokens out_features"]) -> Float[Tensor, "tokens in_features"]:
@@ -90,6 +90,14 @@ class StoredModule(FrozenMatrix):
         if "down" in self._coded:
             return self._coded["down"].product(flat)
         return torch.cat([flat @ down.t() for _, down in self._factor("down", flat.dtype)], dim=-1)
+
+    def _risen(self, hidden: Float[Tensor, "tokens rank"]) -> list[Float[Tensor, "tokens out_features"]]:
+        """Parts whose sum is the product with the second factor."""
+        if not is_for_bags(hidden):
+            return [hidden[:, ranks] @ up for ranks, up in self._factor("up", hidden.dtype)]
+        if "up" in self._coded:
+            return list(self._coded["up"].row_sums(hidden))
+        return [weighted_rows(hidden[:, ranks], up) for ranks, up in self._factor("up", hidden.dtype)]
 
     def _factor(self, name: str, dtype: torch.dtype) -> Iterator[tuple[slice, Float[Tensor, "ranks features"]]]:
         """A factor in slices of its ranks."""

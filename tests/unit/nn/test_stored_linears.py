@@ -25,10 +25,11 @@ CASES = [
 def test_a_layer_computes_what_a_linear_layer_with_the_decoded_matrix_does(
     kind: type[StoredModule], scheme: Scheme, has_bias: bool
 ) -> None:
-    bias = nn.Parameter(torch.randn(24)) if has_bias else None
+    generator = torch.Generator().manual_seed(0)
+    bias = nn.Parameter(torch.randn(24, generator=generator)) if has_bias else None
     layer = filled(kind(scheme, 24, 40, bias))  # type: ignore[call-arg]
     matrix = dense(scheme, dict(layer.named_buffers()), 24, 40).float()
-    inputs = torch.randn(2, 3, 40)
+    inputs = torch.randn(2, 3, 40, generator=generator)
     torch.testing.assert_close(layer(inputs), nn.functional.linear(inputs, matrix, bias), rtol=1e-4, atol=1e-5)
     assert ("bias" in layer.state_dict()) == has_bias
     assert (layer.out_features, layer.in_features) == (24, 40)
