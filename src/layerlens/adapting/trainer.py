@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from transformers.integrations import TensorBoardCallback
 
 from layerlens.adapting.boundary_start import BoundaryStart
 from layerlens.adapting.clock import Clock
+from layerlens.adapting.dropout import plain_attention, rest_, without_dropout
 from layerlens.adapting.hooks import NO_HOOKS, Hooks
 from layerlens.adapting.lora import trainable_state
 from layerlens.adapting.optimizer import build_optimizer, build_schedule
@@ -148,7 +150,10 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
             NotFiniteError: training has diverged.
         """
         samples = inputs.pop(NUMBERS).tolist()
-        with self.start.step(samples, inputs):
+        if not self.config.dropout:
+            rest_(model)
+        mask = self.task.token_mask(inputs)
+        with self.start.step(samples, inputs), plain_attention(self.config, self.args.device, mask):
             outputs = as_float32(model(**self.task.model_inputs(inputs)))
         loss = self.task.per_sample_loss(outputs, inputs).mean()
         self.history.losses.append(loss.item())
@@ -166,7 +171,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         """Train to the end, from a checkpoint where one is given."""
         self.clock.start()
         try:
-            with self.start:
+            with self.start, nullcontext() if self.config.dropout else without_dropout(self.model):
                 self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         except Exception as error:
             if (tracker := type(error).__module__.partition(".")[0]) in self.config.report_to:

@@ -11,6 +11,7 @@ from torch import nn
 
 from layerlens.adapting.boundary_start import BoundaryStart
 from layerlens.adapting.boundary_store import BoundaryShelf
+from layerlens.adapting.dropout import plain_attention, rest_
 from layerlens.adapting.optimizer import build_optimizer, build_schedule
 from layerlens.adapting.precision import autocast, kept_generators
 from layerlens.adapting.training_batch import training_batch
@@ -43,7 +44,7 @@ def train(
         examples: What `batches` index.
         batches: Sample numbers of each step; the schedule's horizon is their count.
         config: Learning rate, warm-up, decay, clipping, precision.
-        seed: Of the model's own dropout. The global generators are left as they were.
+        seed: Of the model's own dropout, where that is on. The global generators are left as they were.
         new_parameters: Names of the head's parameters that are not pretrained.
         shelf: Hidden states above the frozen blocks, shared with runs whose batches were drawn from the same seed.
         folder: Where a file of them may lie; without one they are kept in memory or not at all.
@@ -60,12 +61,15 @@ def train(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     losses = []
     model.train()
+    if not config.dropout:
+        rest_(model)
     start = BoundaryStart(model, task, examples, batches, config, shelf=shelf, folder=folder, seed=seed)
     with kept_generators(device), start:
         torch.manual_seed(seed)
         for step, indices in enumerate(batches):
             batch = to_device(training_batch(task, [examples[index] for index in indices]), device)
-            with autocast(config.precision, device), start.step(indices, batch):
+            plain = plain_attention(config, device, task.token_mask(batch))
+            with autocast(config.precision, device), start.step(indices, batch), plain:
                 outputs = model(**task.model_inputs(batch))
             loss = task.per_sample_loss(as_float32(outputs), batch).mean()
             # Else the outputs, a language model's logits, stand beside their gradients.

@@ -63,7 +63,14 @@ def off_of(value: Any) -> Any:
     return "off" if value is False else value
 
 
+def path_as_typed(value: Any) -> Any:
+    """Where a file, a folder or another name is taken, Python may give a path."""
+    return str(value) if isinstance(value, Path) else value
+
+
 Bytes = Annotated[int, BeforeValidator(bytes_of)]
+#: A file, a folder or another name.
+Source = Annotated[str, BeforeValidator(path_as_typed)]
 Names = Annotated[list[str], BeforeValidator(split_commas)]
 #: Every library's generator takes seeds below it.
 SEED_LIMIT = 2**32

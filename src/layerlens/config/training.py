@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from layerlens.config.data import DataConfig
-from layerlens.config.spellings import Bytes, Names, Seeds, split_pairs
+from layerlens.config.spellings import Bytes, Names, Seeds, Source, split_pairs
 
 Rates = Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(split_pairs)]
 
@@ -33,7 +33,7 @@ class BaseFormat(StrEnum):
 class TrainingConfig(DataConfig):
     """How adapters are trained, in a race and for good."""
 
-    eval_data: str | None = Field(
+    eval_data: Source | None = Field(
         default=None,
         description="data for the final evaluation: their test split where they have one; a seeded split if not given",
     )
@@ -50,6 +50,7 @@ class TrainingConfig(DataConfig):
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1, description="share of the steps that the learning rate rises for")
     weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay")
     max_grad_norm: float = Field(default=1.0, gt=0, description="norm that a step's gradients are clipped to")
+    dropout: bool = Field(default=True, description="train with the model's own dropout; without it a step takes less memory")
     precision: Precision = Field(
         default=Precision.AUTO, description="arithmetic of training; auto takes bf16 where the processor has it"
     )
@@ -60,7 +61,7 @@ class TrainingConfig(DataConfig):
         default=BaseFormat.AS_IS,
         description="how the frozen base is held: as-is, int8-torchao, int8-bnb or int4-bnb (torchao and bitsandbytes)",
     )
-    base: str | None = Field(
+    base: Source | None = Field(
         default=None, description="folder that `layerlens compress` made of the plan's model, trained over in its place"
     )
     fit_head: bool = Field(default=True, description="fit a random head on frozen features before training")

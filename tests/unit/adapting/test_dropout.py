@@ -1,0 +1,105 @@
+"""Without dropout nothing is drawn: not by modules, not by numbers of a block's own, not when activations are computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import BartConfig, BartForSequenceClassification
+
+from layerlens.adapting.attach import attached
+from layerlens.adapting.dropout import plain_attention, rest_, without_dropout
+from layerlens.adapting.training import train
+from layerlens.adapting.tune import tune
+from layerlens.config import Precision, TrainingConfig, TuneConfig
+from layerlens.data.partition import partition
+from layerlens.words import TaskKind
+from tests.unit.adapting.plans import made_data, make_plan, tiny_task_model
+
+KIND = TaskKind.CLASSIFICATION
+CPU = torch.device("cpu")
+
+
+def _bart() -> BartForSequenceClassification:
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=50, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=24, decoder_ffn_dim=24, dropout=0.5, activation_dropout=0.5, max_position_embeddings=32, num_labels=2,
+        eos_token_id=2, pad_token_id=1, decoder_start_token_id=2,
+    )  # fmt: skip
+    return BartForSequenceClassification(config)
+
+
+def _gradients(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    model(input_ids=inputs).logits.square().sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def test_checkpointed_blocks_that_draw_by_numbers_of_their_own_draw_nothing() -> None:
+    model = _bart()
+    inputs = torch.tensor([[5, 6, 7, 8, 2], [9, 10, 11, 12, 2]])
+    expected = _gradients(model.eval(), inputs)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    block = model.model.encoder.layers[0]
+    with without_dropout(model):
+        model.train()
+        rest_(model)
+        assert block.training
+        assert block.dropout == 0.0
+        found = _gradients(model, inputs)
+    assert block.dropout == 0.5
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_the_race_draws_nothing_either(tmp_path: Path) -> None:
+    task_model = tiny_task_model("bert", tmp_path, KIND)
+    data = made_data(task_model, KIND, 32)
+    batches = [list(range(8)), list(range(8, 16))]
+
+    def losses(seed: int, config: TrainingConfig) -> list[float]:
+        with attached(task_model.model, make_plan(task_model, KIND, 2), seed=0) as adapted:
+            return train(adapted, data.task, data.examples, batches, config, seed=seed)
+
+    drawn = TrainingConfig(learning_rate=1e-2, precision=Precision.FP32)
+    assert losses(0, drawn) != losses(1, drawn)
+    still = drawn.model_copy(update={"dropout": False})
+    assert losses(0, still) == losses(1, still)
+
+
+def test_a_tuning_run_learns_the_same_with_its_activations_computed_again(tmp_path: Path) -> None:
+    config = TuneConfig(
+        learning_rate=1e-2, max_steps=6, batch_size=8, precision=Precision.FP32, fit_head=False, dropout=False
+    )  # fmt: skip
+    task_model = tiny_task_model("bert", tmp_path / "base", KIND)
+    data, part = made_data(task_model, KIND, 40), partition(40, None, seed=0, has_eval_data=False)
+    plan = make_plan(task_model, KIND, 2)
+    adapters = []
+    for name, again in (("plain", False), ("again", True)):
+        asked = config.model_copy(update={"gradient_checkpointing": again})
+        tune(plan, task_model, data, part, (data, part.test), asked, out=tmp_path / name)
+        adapters.append(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
+    for name, tensor in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], tensor, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changed", "length", "is_plain"),
+    [({}, 128, True), ({}, 129, False), ({"dropout": True}, 16, False), ({"precision": "fp32"}, 16, False),
+     ({"gradient_checkpointing": True}, 16, False)],
+)  # fmt: skip
+def test_plain_products_are_for_short_batches_in_bfloat16(changed: dict[str, object], length: int, is_plain: bool) -> None:
+    config = TuneConfig.model_validate({"dropout": False, "precision": "bf16", **changed})
+    with plain_attention(config, CPU, torch.ones(2, length, dtype=torch.bool)):
+        assert torch.backends.cuda.flash_sdp_enabled() is not is_plain
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_images_keep_the_fused_kernel() -> None:
+    with plain_attention(TrainingConfig(dropout=False, precision=Precision.BF16), CPU, None):
+        assert torch.backends.cuda.flash_sdp_enabled()
