@@ -22,7 +22,9 @@ def reasons(menu: Menu, selection: Selection, limit_bytes: int | None, spending:
     found = {}
     unit = "(1 − cosine)" if menu.curves.compares_embeddings else "nats"
     for group, offer in zip(menu.groups, selection, strict=True):
-        sentence = _reason(group, offer, left, spending, unit)
+        is_idle = not any(option.predicted_loss for matrix in menu.matrices_of(group) for option in matrix.options)
+        cost = "no calibration sample's loss depends on it" if is_idle else f"predicted to cost {offer.loss:.3g} {unit}"
+        sentence = f"{cost}{_reason(group, offer, left, spending)}"
         for place in group.members:
             kept_by = menu.allowed[place].kept_by
             shared = _shared(menu, group, place)
@@ -30,18 +32,18 @@ def reasons(menu: Menu, selection: Selection, limit_bytes: int | None, spending:
     return [found[place] for place in range(len(menu.curves.matrices))]
 
 
-def _reason(group: MatrixGroup, offer: Offer, left: int | None, spending: str, unit: str) -> str:
+def _reason(group: MatrixGroup, offer: Offer, left: int | None, spending: str) -> str:
+    """What the neighbours of an offer would cost, and what stopped the next one up."""
     steps = staircase(group.offers)
     cheaper = next((step for step in reversed(steps) if step.size_bytes < offer.size_bytes), None)
     dearer = next((step for step in steps if step.size_bytes > offer.size_bytes and step.loss < offer.loss), None)
-    text = f"predicted to cost {offer.loss:.3g} {unit}"
     if cheaper is None:
-        text += "; nothing smaller is on offer"
+        text = "; nothing smaller is on offer"
     else:
         saved = offer.size_bytes - cheaper.size_bytes
         gained = cheaper.loss - offer.loss
         compared = f"{gained:.3g} less" if gained >= 0 else f"{-gained:.3g} more"
-        text += f", {compared} than {cheaper.scheme.name}, which is {saved:,} bytes smaller"
+        text = f", {compared} than {cheaper.scheme.name}, which is {saved:,} bytes smaller"
     if dearer is None:
         return f"{text}; nothing on offer costs less"
     extra = dearer.size_bytes - offer.size_bytes

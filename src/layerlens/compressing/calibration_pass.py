@@ -23,7 +23,7 @@ from layerlens.compressing.layer_moments import LayerMoments
 from layerlens.compressing.matrices import Matrix, Place
 from layerlens.compressing.moment_capture import MomentCapture
 from layerlens.compressing.outside_moments import OutputCapture, OutputMoments, TableMoments
-from layerlens.errors import NotFiniteError, UnsupportedModelError, few
+from layerlens.errors import NotFiniteError, UnsupportedModelError
 from layerlens.models.replaced_forward import replaced_forwards
 from layerlens.models.sequences import as_sequences
 from layerlens.models.streamed.load import StreamedModel
@@ -111,9 +111,13 @@ class CalibrationPass(StreamedSteps):
             target: Slot for the gradient by its input; None where it is not wanted.
             layers: Full paths of the layers.
 
+        Returns:
+            Moments by layer; none of a layer that no sample ran through, such as a decoder's attention to an encoder that it does
+            not have.
+
         Raises:
             NotFiniteError: a gradient is NaN or infinite; names the layer.
-            UnsupportedModelError: a layer never ran, or runs more than once.
+            UnsupportedModelError: a layer runs more than once.
         """
         modules = self._model.layers_of(block)
         capture = MomentCapture({layer: modules[layer] for layer in layers})
@@ -131,11 +135,6 @@ class CalibrationPass(StreamedSteps):
                     self._placement.write(self._store, target, part, grad)
                 del output, hidden
                 self._after_part()
-        if missing := [layer for layer in layers if layer not in capture.moments]:
-            raise UnsupportedModelError(
-                f"{few(missing)} never ran on the calibration samples; give samples that reach what can run, and leave the rest "
-                "as it is with --keep PATTERN, such as a decoder's attention to an encoder that it does not have"
-            )
         return capture.moments
 
     def table(self, matrix: Matrix, gradient: int) -> TableMoments:

@@ -259,7 +259,11 @@ class _Run:
             leaders: dict[int, str] = {}
             roots: dict[int, Tensor] = {}
             for matrix in sweep:
-                found = moments.pop(matrix.layer)
+                found = moments.pop(matrix.layer, None)
+                if found is None:
+                    idle = idle_sensitivity(matrix.out_features, matrix.in_features)
+                    jobs.add(matrix, self._weight(matrix), idle, matrix.input_group)
+                    continue
                 shared = id(found.inputs)
                 if shared not in roots:
                     leaders[shared], roots[shared] = matrix.layer, found.inputs.held.root(1.0)

@@ -53,6 +53,16 @@ def test_what_kept_a_matrix_is_named() -> None:
         assert (why == "kept, as --keep *.mlp.* asks") == (".mlp." in matrix.layer)
 
 
+def test_a_matrix_that_no_loss_depends_on_is_said_to_be_so() -> None:
+    first, *others = CURVES.matrices
+    options = [option.model_copy(update={"predicted_loss": 0.0}) for option in first.options]
+    curves = CURVES.model_copy(update={"matrices": [first.model_copy(update={"options": options}), *others]})
+    made = menu_of(curves, CompressConfig(bits_per_weight=4, keep=[others[0].layer]))
+    said = reasons(made, tuple(group.offers[0] for group in made.groups), 10**9, BY_LOSS)
+    assert said[0].startswith("no calibration sample's loss depends on it")
+    assert not any("no calibration sample" in why for why in said[1:])
+
+
 def test_plans_that_do_not_spend_by_loss_say_what_they_go_by() -> None:
     made = menu()
     plain = tuple(group.rounded(integer(4), group.offers[0].options[0].rounding) for group in made.groups)

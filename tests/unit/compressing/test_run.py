@@ -72,6 +72,18 @@ def test_every_option_can_be_taken_from_the_folder(tmp_path: Path, family: str) 
             assert float((values - weight).norm() / weight.norm()) == pytest.approx(option.weight_error, rel=1e-2, abs=1e-3)
 
 
+def test_layers_that_no_sample_runs_through_take_the_widest_codes_alone(tmp_path: Path) -> None:
+    case = calibrated(tmp_path, "gpt2", num_samples=8, add_cross_attention=True)
+    idle, others = [], []
+    for curve in measured(case, tmp_path / "curves").matrices:
+        (idle if "crossattention" in curve.layer else others).append(curve)
+    assert len(idle) == 2 * 3
+    for curve in idle:
+        assert {option.scheme.name for option in curve.options} == {"keep", "half", "int4"}
+        assert not any(option.predicted_loss for option in curve.options)
+    assert all(any(option.predicted_loss for option in curve.options) for curve in others)
+
+
 class Stopped(BaseException):
     """Stands for a kill."""
 

@@ -6,9 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
+from layerlens.errors import CheckpointError
 from layerlens.evaluation.folder_size import bits_per_weight, folder_bytes
 from layerlens.models.checkpoint import open_checkpoint
 
@@ -37,3 +39,14 @@ def test_modules_behind_a_sentence_encoder_count(tmp_path: Path) -> None:
     save_file({"linear.weight": torch.zeros(4, 5)}, tmp_path / "2_Dense" / "model.safetensors")
     (tmp_path / "modules.json").write_text(json.dumps([{"path": ""}, {"path": "2_Dense"}]))
     assert folder_bytes(tmp_path, open_checkpoint(str(tmp_path)).tensors) == 15 + 6 + 80
+
+
+def test_a_module_without_safetensors_is_told_and_not_left_out(tmp_path: Path) -> None:
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "2_Dense").mkdir()
+    (tmp_path / "2_Dense" / "pytorch_model.bin").write_bytes(b"a pickle")
+    kinds = {"1_Pooling": "Pooling", "2_Dense": "Dense"}
+    entries = [{"path": name, "type": f"sentence_transformers.models.{kind}"} for name, kind in kinds.items()]
+    (tmp_path / "modules.json").write_text(json.dumps([{"path": ""}, *entries]))
+    with pytest.raises(CheckpointError, match=r"2_Dense has no safetensors, .* would lack its Dense; save it anew"):
+        folder_bytes(tmp_path, {})
