@@ -113,10 +113,11 @@ def test_a_second_call_runs_nothing_and_ends_with_the_same_bytes(place: Path, co
     assert after.model_copy(update={"command": before.command}) == before
 
 
-def test_only_what_is_missing_runs_again(place: Path, copied: Path, done: list[Job], run: Run) -> None:
-    forget(copied, "layerlens-seed1")
+def test_only_what_is_missing_runs_again_seed_by_seed(place: Path, copied: Path, done: list[Job], run: Run) -> None:
+    for name in ("uniform-seed1", "layerlens-seed0"):
+        forget(copied, name)
     assert run("bench", place / "tiny.yaml", "--out", copied, "--processes", 0).code == 0
-    assert [(job.kind, job.arm) for job in done] == [(JobKind.RUN, "layerlens")]
+    assert [(job.kind, job.arm) for job in done] == [(JobKind.RUN, "layerlens"), (JobKind.RUN, "uniform")]
     before, after = (read_json(folder / "bench.json", Bench) for folder in (place / "out", copied))
     assert [one.metrics for one in after.runs] == [one.metrics for one in before.runs]
 

@@ -61,7 +61,7 @@ class BenchResult:
 
 
 def bench(
-    suite: str | BenchSuite,
+    suite: str | Path | BenchSuite,
     out: str | Path | None = None,
     config: BenchConfig | None = None,
     *,
@@ -87,7 +87,7 @@ def bench(
             other data. Another process works there.
     """
     config = config or BenchConfig()
-    read, folder = read_suite(suite) if isinstance(suite, str) else (suite, None)
+    read, folder = (suite, None) if isinstance(suite, BenchSuite) else read_suite(str(suite))
     asked = placed(selected(read, config), folder, config, os.environ)
     check_arms(asked.arms)
     check_tracker(asked.report_to)
@@ -127,7 +127,13 @@ def _stages(cells: list[BenchCell]) -> Iterator[tuple[str, list[tuple[BenchCell,
     yield "learning rates of uniform", _all(cells, BenchCell.base_rate_jobs)
     yield "races", _all(cells, BenchCell.race_jobs)
     yield "learning rates", _all(cells, BenchCell.rate_jobs)
-    yield "runs", [(cell, job) for cell in cells for _, _, job, _ in cell.run_jobs() if job is not None]
+    yield "runs", _all(cells, _seed_by_seed)
+
+
+def _seed_by_seed(cell: BenchCell) -> list[Job]:
+    """Every arm from one seed before any from the next: a machine that slows down over the hours slows all arms alike."""
+    runs = cell.run_jobs()
+    return [job for seed in cell.suite.seeds for _, at, job, _ in runs if job is not None and at == seed]
 
 
 def _refuse(faults: Iterable[str | None]) -> None:

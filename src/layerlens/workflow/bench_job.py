@@ -21,6 +21,7 @@ from layerlens.benching.job import DONE_FILE, FAILED_FILE, Conditions, Done, Fai
 from layerlens.config import DataConfig, ProfilingConfig, RaceConfig, TuneConfig
 from layerlens.data.dataset import LoadedData
 from layerlens.data.partition import Partition, partition
+from layerlens.data.sources.opening import TEST_SPLIT, has_split_to_choose, has_test_split
 from layerlens.errors import ConfigError, DataError, NotFiniteError
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.models.threads import threads
@@ -160,30 +161,30 @@ def _test_samples(data: LoadedData, part: Partition, job: Job, config: DataConfi
     """The samples of the final score, which nothing was trained, tuned or chosen on: of a source with a test split only that.
 
     Raises:
-        DataError: there are none, or they are those that are trained on.
+        DataError: there are none, they are those that are trained on, or a split was asked for of data that have none to choose.
     """
     if not _has_eval_data(job):
         return data, part.test
-    source, split = job.eval_data or job.data, job.eval_split or config.split
-    own = config.model_copy(update={"split": split})
-    found = open_data(open_checkpoint(job.model), source, own, data.task.info)
+    source = job.eval_data or job.data
+    if job.eval_split is not None and not has_split_to_choose(source):
+        raise DataError(
+            f"eval_split {job.eval_split}: {source} is read whole, for only a hub data set or several splits that `datasets` has "
+            "saved have one to choose; leave eval_split out, or give the file of that split as eval_data"
+        )
+    split = job.eval_split or (TEST_SPLIT if has_test_split(source) else config.split)
+    found = open_data(open_checkpoint(job.model), source, config.model_copy(update={"split": split}), data.task.info)
     if not len(found.examples):
         raise DataError(f"{source} holds no samples to test on; give other eval_data")
     if tests := [index for index, name in enumerate(found.splits or []) if name == "test"]:
         return found, tests
-    if _is_same(found, data):
+    # Not every source has the splits that it is asked for.
+    if found.has_samples_of(data):
         shown = f"split {job.eval_split} of {source}" if job.eval_split else source
         raise DataError(
             f"{shown} holds the very samples of {job.data} that are trained on; give other eval_data, or leave it and eval_split "
             "out for a seeded part of the data"
         )
     return found, range(len(found.examples))
-
-
-def _is_same(first: LoadedData, second: LoadedData) -> bool:
-    """Whether two data sets hold the same samples, whatever they are called: not every source has the splits it is asked for."""
-    numbers = range(len(first.examples))
-    return len(numbers) == len(second.examples) and first.source_hash(numbers) == second.source_hash(numbers)
 
 
 def _has_eval_data(job: Job) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from layerlens.benching.job import Job, JobKind
 from layerlens.config import ProfilingConfig
-from layerlens.data.partition import partition
+from layerlens.data.partition import Partition, partition
 from layerlens.errors import DataError
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.workflow import bench_job
@@ -20,15 +20,16 @@ from tests.tiny_models import save_tiny
 
 
 @pytest.mark.parametrize(
-    ("places", "named"),
+    ("places", "words"),
     [
-        ({"eval_data": "data.csv"}, "data.csv"),
-        ({"eval_data": "copy.csv"}, "copy.csv"),
-        ({"eval_split": "test"}, "split test"),
+        ({"eval_data": "data.csv"}, r"data\.csv holds the very samples of .*data\.csv that are trained on; give other"),
+        ({"eval_data": "copy.csv"}, r"copy\.csv holds the very samples of .*data\.csv that are trained on; give other"),
+        ({"eval_split": "test"}, r"eval_split test: .*data\.csv is read whole"),
+        ({"eval_data": "copy.csv", "eval_split": "test"}, r"eval_split test: .*copy\.csv is read whole"),
     ],
 )
 def test_samples_that_are_trained_on_test_nothing_and_end_the_cell_at_its_profile(
-    places: dict[str, str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: dict[str, str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_tiny("bert", tmp_path / "model")
     write_table(tmp_path / "data.csv", rows=40)
@@ -37,7 +38,7 @@ def test_samples_that_are_trained_on_test_nothing_and_end_the_cell_at_its_profil
     places = {key: value if key == "eval_split" else str(tmp_path / value) for key, value in places.items()}
     model, data = str(tmp_path / "model"), str(tmp_path / "data.csv")
     job = Job(name="p", kind=JobKind.PROFILE, out="p", model=model, data=data, config={"max_length": 16}, **places)
-    with pytest.raises(DataError, match=f"{named}.* holds the very samples of .*data.csv that are trained on; give other"):
+    with pytest.raises(DataError, match=words):
         bench_job.do_job(tmp_path, job)
 
 
@@ -54,3 +55,22 @@ def test_of_a_source_with_a_test_split_only_that_is_tested_on(tmp_path: Path) ->
     assert list(numbers) == list(range(26, 35))
     assert not {*numbers} & {*part.train, *part.race}
     assert tested.id == source
+
+
+def test_of_saved_splits_the_test_split_is_tested_on_whatever_split_is_trained_on(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    save_tiny("bert", tmp_path / "model")
+    rows = {
+        name: datasets.Dataset.from_dict(
+            {"text": [f"{name} w{row}" for row in range(num)], "label": [row % 2 for row in range(num)]}
+        )
+        for name, num in (("train", 40), ("validation", 12), ("test", 9))
+    }
+    source = str(tmp_path / "saved")
+    datasets.DatasetDict(rows).save_to_disk(source)
+    config = ProfilingConfig(max_length=16, split="train")
+    data = open_data(open_checkpoint(str(tmp_path / "model")), source, config)
+    for places, num in (({"eval_data": source}, 9), ({"eval_data": source, "eval_split": "validation"}, 12)):
+        job = Job(name="r", kind=JobKind.RUN, out="r", model=str(tmp_path / "model"), data=source, config={}, **places)
+        tested, numbers = bench_job._test_samples(data, Partition(tuple(range(40)), (), ()), job, config)
+        assert len(numbers) == len(tested.examples) == num
