@@ -124,7 +124,20 @@ def _config(model: type[Frozen], given: dict[str, Any]) -> Frozen:
 
 
 def _parser(name: str, command: Command) -> ArgumentParser:
-    from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
+    from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
+
+    class ConfigFile(ActionConfigFile):
+        """Names the file whose keys or form are wrong."""
+
+        def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+            known = set(vars(namespace))
+            try:
+                super().__call__(parser, namespace, values, option_string)
+            except (ArgumentError, TypeError, ValueError) as error:
+                fault = str(error).removeprefix(f'Parser key "{self.dest}": ')
+                raise ConfigError(f"--config {values}: {fault}; see `{parser.prog} --help`") from error
+            if unknown := sorted(set(vars(namespace)) - known):
+                raise ConfigError(f"--config {values}: unknown key {', '.join(unknown)}; see `{parser.prog} --help`")
 
     class Formatter(DefaultHelpFormatter):
         def _get_help_string(self, action: Any) -> str:
@@ -153,7 +166,7 @@ def _parser(name: str, command: Command) -> ArgumentParser:
     spellings: dict[str, list[str]] = {}
     for alias, flag in command.aliases:
         spellings.setdefault(flag, []).append(alias)
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below")
+    parser.add_argument("--config", action=ConfigFile, help="YAML file with any of the options below")
     for field, info in command.config.model_fields.items():
         flag = _flag(field)
         form: dict[str, Any] = {"metavar": shown_value(field, info.annotation)}

@@ -116,6 +116,7 @@ COMMANDS: dict[str, Command] = {
             Option("--dense", "of a folder: decode every matrix", is_switch=True),
             Option("--compressed-tensors", "of a folder: that library's standard format, for int8 and int4", is_switch=True),
             Option("--out", "the folder to write; beside the source, with the form in its name, if not given"),
+            _DRY_RUN,
         ),
     ),
     "merge": Command(
@@ -125,6 +126,7 @@ COMMANDS: dict[str, Command] = {
             Option("--out", "folder for the checkpoint; must not exist, or be empty", is_required=True),
             Option("--model", "the base model's folder or hub id where it is not where it was"),
             Option("--dtype", "type of the written weights: float32, bfloat16 or float16", default="float32"),
+            _DRY_RUN,
         ),
     ),
     "validate": Command(
@@ -132,6 +134,7 @@ COMMANDS: dict[str, Command] = {
         options=(
             Option("plan", "a plan.json", is_required=True),
             Option("--out", "where to write the checks; validation.json beside the plan if not given"),
+            Option("--dry-run", "check and touch nothing", is_switch=True),
         ),
     ),
     "report": Command(
@@ -139,6 +142,7 @@ COMMANDS: dict[str, Command] = {
         options=(
             Option("folder", "folder of a run", is_required=True),
             Option("--out", "the page to write; report.html in the folder if not given"),
+            Option("--dry-run", "make the page and touch nothing", is_switch=True),
         ),
     ),
     "bench": Command(

@@ -123,7 +123,9 @@ def show_plan(result: PlanResult) -> bool:
     """Print the chosen sizes, the spend and the candidates."""
     _print_plan(result.plan)
     _console.print(f"candidates: {', '.join(result.candidates)}")
-    _console.print(str(result.path) if result.path else "dry run: nothing was written")
+    if result.path is not None:
+        _console.print(str(result.path))
+    _tell_dry_run(is_written=result.path is not None)
     return True
 
 
@@ -174,13 +176,20 @@ def show_export(result: ExportResult) -> bool:
     _console.print(f"{result.folder}: {result.size_bytes:,} bytes, {result.form}")
     for note in result.notes:
         _console.print(f"  {note}", soft_wrap=True)
+    _tell_dry_run(is_written=result.is_written)
     return True
 
 
 def show_merge(result: MergeResult) -> bool:
     """Say what was written."""
     _console.print(f"{result.folder}: {result.size_bytes:,} bytes of {result.dtype}, an ordinary checkpoint")
+    _tell_dry_run(is_written=result.is_written)
     return True
+
+
+def _tell_dry_run(*, is_written: bool) -> None:
+    if not is_written:
+        _console.print("dry run: nothing was written")
 
 
 def _print_losses(result: CompressionEvaluation) -> None:

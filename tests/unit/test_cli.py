@@ -121,6 +121,18 @@ def test_a_mapping_may_be_typed_in_parts_and_takes_the_place_of_a_files(tmp_path
     assert typed("plan", "p", "--methods", "lora", "none")["candidate_methods"] == "lora,none"
 
 
+@pytest.mark.parametrize(
+    ("content", "said"), [("max_rnk: 4\nmax_rank: 4\n", "unknown key max_rnk; see"), ("max_rank: [4\n", "Problems parsing")]
+)
+def test_what_is_wrong_in_a_file_of_options_names_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, said: str
+) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(content)
+    assert cli.main(["plan", "p", "--min-rank", "2", "--config", str(file)]) == 2
+    assert capsys.readouterr().err.startswith(f"layerlens: --config {file}: {said}")
+
+
 def test_words_that_may_be_the_argument_are_taken_for_no_part_of_a_list() -> None:
     assert typed("compress", "--keep", "a", "m")["model"] == "m"
     with pytest.raises(ConfigError, match="unrecognized arguments: m"):

@@ -47,6 +47,7 @@ class RaceState(BaseModel):
     start: list[float] | None = None
     runs: list[Run] = []
     seconds: float = 0.0
+    is_over: bool = Field(default=False, description="it ended: the plan that it gave is there, or about to be")
 
     def find(self, candidate: str, steps: int, seed: int) -> Run | None:
         """The run that was asked for, if it has finished."""
@@ -71,7 +72,7 @@ def open_state(
         fingerprint: Of the race about to run.
         race: The same in words.
         may_start_anew: Whether another race's runs may be put aside. A file that is damaged, or too old to say what differs, is
-            in any case; one without runs is no loss.
+            in any case; one without runs, or of a race that has ended, is no loss.
 
     Returns:
         The state, and a note of what was put aside and why.
@@ -86,12 +87,13 @@ def open_state(
         found = read_json(path, RaceState)
     except ManifestError:
         return fresh, _put_aside(path, "is damaged")
+    going_on = found.model_copy(update={"is_over": False})
     if found.fingerprint == fingerprint:
-        return found, None
+        return going_on, None
     differs = _differences(found.race, race) if found.race else ""
     if found.race and not differs:
-        return found, None
-    if not found.runs:
+        return going_on, None
+    if found.is_over or not found.runs:
         return fresh, None
     if differs and not may_start_anew:
         raise ConfigError(

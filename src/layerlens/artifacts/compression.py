@@ -189,7 +189,10 @@ def load_compression_plan(folder: str | Path) -> CompressionPlan:
     Raises:
         ManifestError: it is missing, damaged or of another schema.
     """
-    plan = read_json(Path(folder).expanduser() / PLAN_FILE, CompressionPlan)
+    try:
+        plan = read_json(Path(folder).expanduser() / PLAN_FILE, CompressionPlan)
+    except ManifestError as error:
+        raise ManifestError(f"{error}; give a folder that `layerlens compress` wrote") from error
     if plan.schema_version != SCHEMA_VERSION:
         raise ManifestError(f"{folder} has schema version {plan.schema_version}, this LayerLens reads {SCHEMA_VERSION}")
     return plan

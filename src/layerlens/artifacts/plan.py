@@ -239,7 +239,10 @@ def load_plan(path: str | Path, *, is_strict: bool = True) -> Plan:
     Raises:
         ManifestError: the file is missing, does not fit the schema, or does not add up.
     """
-    plan = read_json(Path(path).expanduser(), Plan)
+    try:
+        plan = read_json(Path(path).expanduser(), Plan)
+    except ManifestError as error:
+        raise ManifestError(f"{error}; give a plan.json that `layerlens plan` wrote") from error
     if plan.schema_version != SCHEMA_VERSION:
         raise ManifestError(f"{path} has schema version {plan.schema_version}, this LayerLens reads {SCHEMA_VERSION}; plan again")
     if is_strict and (faults := inconsistencies(plan)):

@@ -8,7 +8,7 @@ from typing import Any
 
 from layerlens.artifacts.differences import differing_paths, flat, told
 from layerlens.artifacts.store import RUN_FILE, claim_folder, read_claim, working_alone, write_json
-from layerlens.benching.contents import contents_of, keep_contents
+from layerlens.benching.contents import contents_of, keep_contents, known_contents
 from layerlens.config.bench import BenchRates, BenchSuite, RateKind
 from layerlens.errors import ConfigError
 
@@ -41,10 +41,11 @@ def claim_suite_folder(folder: Path, suite: BenchSuite, *, may_extend: bool) -> 
         ConfigError: the folder is another suite's, or no suite's at all, or its runs were made on other data; says what differs.
             Another process works there.
     """
-    stamped = contents_of(suite, folder)
+    known = known_contents(folder)
+    stamped = contents_of(suite, known)
     _claim(folder, suite_identity(suite), {source: found["content"] for source, found in stamped.items()}, may_extend=may_extend)
     # Only now is the folder known to be this suite's.
-    keep_contents(folder, stamped)
+    keep_contents(folder, stamped, known)
 
 
 def _claim(folder: Path, identity: dict[str, Any], contents: dict[str, str], *, may_extend: bool) -> None:

@@ -23,7 +23,7 @@ CONTENTS_FILE = "contents.json"
 _SETTLED_NS = 2_000_000_000
 
 
-def contents_of(suite: BenchSuite, folder: Path) -> dict[str, dict[str, str]]:
+def contents_of(suite: BenchSuite, known: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """What stands for the contents of every data source, by the name that jobs know it by.
 
     Files and folders are hashed whole, whatever a task reads of them: that needs neither a model nor its tokenizer. A hub data
@@ -31,23 +31,21 @@ def contents_of(suite: BenchSuite, folder: Path) -> dict[str, dict[str, str]]:
 
     Args:
         suite: With its places filled in.
-        folder: Of its results, where an earlier call may have kept what it found.
+        known: What an earlier call has kept.
 
     Returns:
         Of each source `content` and, where files can be told to be the same without reading them, the `stamp` that does.
     """
     sources = dict.fromkeys(source for task in suite.tasks.values() for source in (task.data, task.eval_data) if source)
-    known = _known(folder)
     found = {source: _content(source, known.get(source)) for source in sources}
     return {source: content for source, content in found.items() if content is not None}
 
 
-def keep_contents(folder: Path, contents: Mapping[str, Mapping[str, str]]) -> None:
-    """Keep what was found for the next call, where it is not what lies there already."""
-    stamped = {source: dict(found) for source, found in contents.items() if "stamp" in found}
-    known = _known(folder)
-    if known | stamped != known:
-        write_json(folder / CONTENTS_FILE, known | stamped)
+def keep_contents(folder: Path, contents: Mapping[str, Mapping[str, str]], known: Mapping[str, Any]) -> None:
+    """Keep what was found beside what was known, for the next call, where that is more."""
+    kept = {**known, **{source: dict(found) for source, found in contents.items() if "stamp" in found}}
+    if kept != known:
+        write_json(folder / CONTENTS_FILE, kept)
 
 
 def _content(source: str, known: Any) -> dict[str, str] | None:
@@ -81,7 +79,8 @@ def _stamp(path: Path, files: list[Path]) -> str | None:
     return sha256_of_json({name: [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in stats.items()})
 
 
-def _known(folder: Path) -> dict[str, Any]:
+def known_contents(folder: Path) -> dict[str, Any]:
+    """What an earlier call has kept in the suite's folder; nothing where it cannot be read."""
     try:
         found = json.loads((folder / CONTENTS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

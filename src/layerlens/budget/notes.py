@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from layerlens.artifacts.plan import Budget, PlanLayer, Solver
 from layerlens.artifacts.profile import Profile
 from layerlens.budget.costs import CostModel
-from layerlens.budget.values import measured_shares, share_of_lora
+from layerlens.budget.prices import PriceList
+from layerlens.budget.values import cost_rates, measured_shares, share_of_lora
 from layerlens.config import OptimizationConfig, default_max_rank
 from layerlens.words import BudgetName, Method
 
-LOW_SPREAD, LOW_UTILISATION, SMALL_LEAD = 0.2, 0.7, 0.02
+LOW_SPREAD, LOW_UTILISATION, SMALL_LEAD, LIGHT_WEIGHT = 0.2, 0.7, 0.02, 0.01
 
 
 def assumptions_of(profile: Profile, costs: CostModel, config: OptimizationConfig) -> list[str]:
@@ -123,6 +124,21 @@ def _utilisation(
     else:
         why = _no_budget_stopped(profile, config, layers)
     return [f"only {share:.0%} of {key.value} is spent: {why}" for key, share in used.items() if share < LOW_UTILISATION]
+
+
+def light_latency(config: OptimizationConfig, costs: CostModel, prices: PriceList) -> list[str]:
+    """One sentence where latency has a weight that decides nothing, for want of a budget that it would be a share of."""
+    rate = cost_rates(config, costs).get(BudgetName.LATENCY_MS, 0.0)
+    if not rate or config.latency_target_ms is not None:
+        return []
+    slowest = int(prices.options[prices.names.index(BudgetName.LATENCY_MS)].max(axis=1).sum())
+    if rate * slowest >= LIGHT_WEIGHT * config.objective_weights["utility"]:
+        return []
+    share = rate * slowest / config.objective_weights["latency"]
+    return [
+        "the weight of latency hardly counts: without a target, what is added per token counts as a share of the model's forward "
+        f"pass over a batch, {100 * share:.2g}% at most; give --latency-target-ms for it to count as a share of that target"
+    ]
 
 
 def _no_budget_stopped(profile: Profile, config: OptimizationConfig, layers: Sequence[PlanLayer]) -> str:

@@ -18,7 +18,7 @@ from layerlens.budget.costs import TIMED, CostModel, cost_model, from_units, lim
 from layerlens.budget.explain import explain
 from layerlens.budget.feasible import check_feasible
 from layerlens.budget.mixed_candidates import mixed
-from layerlens.budget.notes import assumptions_of, notes_of
+from layerlens.budget.notes import assumptions_of, light_latency, notes_of
 from layerlens.budget.optimum import optimise
 from layerlens.budget.prices import PriceList
 from layerlens.budget.shared_costs import SharedCosts
@@ -190,16 +190,19 @@ class _Record:
                 metric_weights=profile.metric_weights,
                 optimization=instance.config.model_dump(mode="json"),
                 assumptions=assumptions_of(profile, costs, instance.config),
-                notes=notes_of(
-                    profile,
-                    instance.config,
-                    candidate.name,
-                    layers,
-                    budgets,
-                    self.solver,
-                    self.longest_curve,
-                    explained.stopped_by,
-                ),
+                notes=[
+                    *notes_of(
+                        profile,
+                        instance.config,
+                        candidate.name,
+                        layers,
+                        budgets,
+                        self.solver,
+                        self.longest_curve,
+                        explained.stopped_by,
+                    ),
+                    *light_latency(instance.config, costs, prices),
+                ],
             ),
         )
 

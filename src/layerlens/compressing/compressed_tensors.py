@@ -26,7 +26,7 @@ from layerlens.artifacts.formats import Format
 from layerlens.compressing.folder_config import QUANTIZATION_KEY, StoredMatrix, write_config
 from layerlens.compressing.loaded_names import places_of
 from layerlens.compressing.open_folder import CompressedFolder, open_compressed
-from layerlens.compressing.tensor_files import SHARD_BYTES, TensorFiles, TensorShape, new_folder
+from layerlens.compressing.tensor_files import SHARD_BYTES, TensorFiles, TensorShape, check_output, new_folder
 from layerlens.compressing.write_folder import copy_other_files
 from layerlens.errors import UnsupportedModelError
 from layerlens.linalg.bit_planes import unpack_codes
@@ -39,13 +39,14 @@ from layerlens.nn.stored_form import coded_shapes, is_plain
 _BITS = (8, 4)
 
 
-def write_compressed_tensors(folder: Path, out: Path, *, shard_bytes: int = SHARD_BYTES) -> int:
+def write_compressed_tensors(folder: Path, out: Path, *, shard_bytes: int = SHARD_BYTES, dry_run: bool = False) -> int:
     """Write a compressed folder in the `compressed-tensors` format.
 
     Args:
         folder: A compressed folder; not touched.
         out: The new folder; must not exist, or be empty.
         shard_bytes: Largest weight file.
+        dry_run: Check everything and count the bytes, but write nothing.
 
     Returns:
         Bytes of all tensors.
@@ -72,6 +73,9 @@ def write_compressed_tensors(folder: Path, out: Path, *, shard_bytes: int = SHAR
             tensors[f"{path}.weight_shape"] = TensorShape("I64", (2,))
         else:
             tensors[f"{path}.weight_scale"] = TensorShape(header.dtype, header.shape)
+    if dry_run:
+        check_output(out, folder)
+        return sum(tensor.num_bytes for tensor in tensors.values()) + bytes_behind(folder)
     with new_folder(out, folder) as target:
         weights = TensorFiles(target, tensors, shard_bytes)
         reader = TensorReader(source.tensors)

@@ -10,7 +10,7 @@ from torch import Tensor
 from layerlens.compressing.folder_config import StoredMatrix, write_config
 from layerlens.compressing.open_folder import CompressedFolder, open_compressed
 from layerlens.compressing.stored_matrix import restored
-from layerlens.compressing.tensor_files import NAMES, SHARD_BYTES, TensorFiles, TensorShape, new_folder
+from layerlens.compressing.tensor_files import NAMES, SHARD_BYTES, TensorFiles, TensorShape, check_output, new_folder
 from layerlens.compressing.write_folder import copy_other_files
 from layerlens.errors import CheckpointError
 from layerlens.models.checkpoint import CONFIG_FILE
@@ -19,7 +19,9 @@ from layerlens.models.streamed.tensor_reader import TORCH_DTYPES, TensorReader
 from layerlens.nn.stored_form import is_plain, stored_tensors
 
 
-def write_dense(folder: Path, out: Path, dtype: torch.dtype | None = None, *, shard_bytes: int = SHARD_BYTES) -> int:
+def write_dense(
+    folder: Path, out: Path, dtype: torch.dtype | None = None, *, shard_bytes: int = SHARD_BYTES, dry_run: bool = False
+) -> int:
     """Write the checkpoint that a compressed folder stands for.
 
     Args:
@@ -28,6 +30,7 @@ def write_dense(folder: Path, out: Path, dtype: torch.dtype | None = None, *, sh
         dtype: Type of all floating-point tensors. As a default matrices get the type that the config names, and other tensors
             keep theirs.
         shard_bytes: Largest weight file.
+        dry_run: Check everything and count the bytes, but write nothing.
 
     Returns:
         Bytes of all tensors.
@@ -56,6 +59,9 @@ def write_dense(folder: Path, out: Path, dtype: torch.dtype | None = None, *, sh
             is_float = TORCH_DTYPES[header.dtype].is_floating_point
             kept = NAMES[matrix_dtype] if name in plain else NAMES[dtype] if dtype else header.dtype
             tensors[name] = TensorShape(kept if is_float else header.dtype, header.shape)
+    if dry_run:
+        check_output(out, folder)
+        return sum(tensor.num_bytes for tensor in tensors.values()) + bytes_behind(folder)
     with new_folder(out, folder) as target:
         weights = TensorFiles(target, tensors, shard_bytes)
         reader = TensorReader(source.tensors)

@@ -167,9 +167,7 @@ def new_folder(out: Path, source: Path, may_replace: Callable[[], None] | None =
     Raises:
         ConfigError: `out` is `source`, holds files that may not be replaced, or cannot be written, as when the disk is full.
     """
-    check_new_folder(out)
-    if out.exists() and source.exists() and out.samefile(source):
-        raise ConfigError(f"{out} is the folder that is read; choose another output folder")
+    _check_apart(out, source)
     restore_folder(out)
     _check_free(out, may_replace)
     temporary: Path | None = None
@@ -195,6 +193,22 @@ def new_folder(out: Path, source: Path, may_replace: Callable[[], None] | None =
     except BaseException:
         _remove(temporary)
         raise
+
+
+def check_output(out: Path, source: Path) -> None:
+    """See that `new_folder` could write there, and touch nothing.
+
+    Raises:
+        ConfigError: `out` is `source`, a link, a folder that others need, or holds files.
+    """
+    _check_apart(out, source)
+    _check_free(out, None)
+
+
+def _check_apart(out: Path, source: Path) -> None:
+    check_new_folder(out)
+    if out.exists() and source.exists() and out.samefile(source):
+        raise ConfigError(f"{out} is the folder that is read; choose another output folder")
 
 
 def _check_free(out: Path, may_replace: Callable[[], None] | None) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from layerlens.config.planning import OptimizationConfig
 from layerlens.config.profiling import ProfilingConfig
-from layerlens.config.spellings import Column, Columns, Names, Seeds
+from layerlens.config.spellings import Column, Columns, Names, Seeds, Source
 from layerlens.config.training import RaceConfig, TuneConfig
 from layerlens.words import Frozen, TaskKind
 
@@ -27,21 +28,21 @@ _OF_BUDGET = frozenset({"max_trainable_params", "max_time_ratio"})
 
 
 def _model_id(value: Any) -> Any:
-    return {"id": value} if isinstance(value, str) else value
+    return {"id": value} if isinstance(value, str | Path) else value
 
 
 class BenchModel(Frozen):
     """A model of a suite. `minilm: demo` is short for `minilm: {id: demo}`."""
 
-    id: str = Field(description="a folder, a hub id, or demo for the demo's model")
+    id: Source = Field(description="a folder, a hub id, or demo for the demo's model")
     tasks: Names | None = Field(default=None, description="the tasks this model meets; all if not given")
 
 
 class BenchTask(Frozen):
     """A task of a suite: its data, how they are read, and the metric that arms are compared by."""
 
-    data: str = Field(description="as --data; ${DATA} stands for --data-root")
-    eval_data: str | None = Field(
+    data: Source = Field(description="as --data; ${DATA} stands for --data-root")
+    eval_data: Source | None = Field(
         default=None, description="test samples, of a source with a test split only that; a seeded part of the data if not given"
     )
     task: TaskKind | None = Field(default=None, description="guessed from the columns and the model if not given")
@@ -194,10 +195,10 @@ class BenchSuite(Frozen):
 class BenchConfig(Frozen):
     """How a suite is run, and on what part of it; nothing here changes what a run measures."""
 
-    data_root: str | None = Field(
+    data_root: Source | None = Field(
         default=None, description="what ${DATA} stands for in the suite; the variable LAYERLENS_DATA if not given"
     )
-    model_root: str | None = Field(
+    model_root: Source | None = Field(
         default=None, description="what ${MODELS} stands for; LAYERLENS_MODELS if not given, else models beside the data root"
     )
     processes: int = Field(

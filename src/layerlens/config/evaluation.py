@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from layerlens.config.data import DataConfig
+from layerlens.config.spellings import Source
 
 #: Tokens of a window of text, where the user does not say and the model has positions for them.
 DEFAULT_WINDOW = 512
@@ -20,7 +21,7 @@ class EvaluateConfig(DataConfig):
         gt=0,
         description="use only so many samples, a seeded choice; a compressed language model's are the first windows",
     )
-    second_text: str | None = Field(
+    second_text: Source | None = Field(
         default=None,
         description="a second text to compare language models or embeddings on; one of the standard library if not given",
     )

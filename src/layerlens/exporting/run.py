@@ -23,13 +23,14 @@ _WRITERS: dict[Tool, Callable[[LoraSettings], Exported]] = {
 }
 
 
-def write_export(plan: Plan, tool: Tool, out: Path) -> Exported:
+def write_export(plan: Plan, tool: Tool, out: Path, *, dry_run: bool = False) -> Exported:
     """Write a plan as the files that a tool takes.
 
     Args:
         plan: A plan of LoRA and none.
         tool: Whose files.
         out: Folder; files of another content are never overwritten.
+        dry_run: Check everything, but write nothing.
 
     Returns:
         What was written, and what a person should know of it.
@@ -44,8 +45,9 @@ def write_export(plan: Plan, tool: Tool, out: Path) -> Exported:
         raise ConfigError(f"{out} is a file, not a folder; choose another --out")
     if taken := [name for name, content in exported.files.items() if _differs(out / name, content)]:
         raise ConfigError(f"{out} holds another {taken[0]} already; choose another --out, or remove it")
-    for name, content in exported.files.items():
-        write_bytes(out / name, content)
+    if not dry_run:
+        for name, content in exported.files.items():
+            write_bytes(out / name, content)
     if Path(settings.model).is_absolute():
         return exported
     note = f"the model {settings.model} is taken for a hub id: no such folder is here"

@@ -58,8 +58,8 @@ class CompressResult:
 
 
 def compress(
-    model: str,
-    data: str = "stdlib-docs",
+    model: str | Path,
+    data: str | Path = "stdlib-docs",
     out: str | Path = "compressed",
     config: CompressConfig | None = None,
     *,
@@ -88,7 +88,7 @@ def compress(
     """
     config = config or CompressConfig(bits_per_weight=4.25)
     folder = output_path(out)
-    checkpoint = open_checkpoint(model)
+    checkpoint = open_checkpoint(str(model))
     source = checkpoint.folder.resolve()
     if folder.resolve() == source:
         raise ConfigError(f"{folder} is the model's own folder; choose another output folder")
@@ -99,7 +99,7 @@ def compress(
         raise ConfigError(f"{model} is quantised already; give the original checkpoint")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file, not a folder; choose another output folder")
-    run = _Compression(checkpoint, data, folder, config, command, progress)
+    run = _Compression(checkpoint, str(data), folder, config, command, progress)
     if not dry_run:
         restore_folder(folder)
     earlier = earlier_plan(folder, checkpoint, run.identity())
@@ -152,7 +152,7 @@ class _Compression:
             unmeasured = self._unmeasured(model, data)
         finally:
             model.state.reader.close()
-        plan_compression(unmeasured, self.config)
+        plan = plan_compression(unmeasured, self.config).plan
         numbers = sum(matrix.out_features * matrix.in_features for matrix in matrices)
         kept = sum(kept_bytes(self.grid, matrix.out_features, matrix.in_features) for matrix in matrices)
         stored = sum(matrix.num_bytes for matrix in matrices)
@@ -163,10 +163,20 @@ class _Compression:
                 "model": f"{self.checkpoint.id} ({model.info.architecture}, {model.info.num_parameters:,} parameters)",
                 "task": f"{data.task.info.kind} on {data.id}",
                 "matrices": f"{len(matrices)} with {numbers:,} numbers, {stored / 2**20:,.1f} MiB as stored",
-                "smallest": smallest_told(menu_of(unmeasured, self.config)),
+                **self._size_told(unmeasured, plan),
                 "disk": f"about {kept / 2**20:,.0f} MiB of codes and factors in {self.curves.path}",
             },
         )
+
+    def _size_told(self, unmeasured: Curves, plan: CompressionPlan) -> dict[str, str]:
+        """What the fixed-rank form takes, which shapes alone decide; of another target the smallest size that there is."""
+        if self.config.rank is None:
+            return {"smallest": smallest_told(menu_of(unmeasured, self.config))}
+        factored = sum(layer.scheme.format.has_factors for layer in plan.layers)
+        return {
+            "size": f"{plan.size_bytes:,} bytes ({plan.bits_per_weight:.4f} bits per weight): factors for {factored} of "
+            f"{len(plan.layers)} matrices, the rest kept"
+        }
 
     def found(self, plan: CompressionPlan) -> CompressResult:
         """The folder that this very command has written already."""

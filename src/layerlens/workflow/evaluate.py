@@ -53,9 +53,9 @@ _OF_COMPRESSED = ("second_text", "window", "stride", "max_tokens", "new_tokens")
 
 
 def evaluate(
-    model: str,
-    data: str,
-    against: str | None = None,
+    model: str | Path,
+    data: str | Path,
+    against: str | Path | None = None,
     out: str | Path = "evaluation.json",
     config: EvaluateConfig | None = None,
     *,
@@ -82,6 +82,7 @@ def evaluate(
         LayerLensError: a model, an adapter, the data or an option is not what it should be, or another file would be replaced.
     """
     config, path = config or EvaluateConfig(), output_path(out)
+    model, data, against = str(model), str(data), None if against is None else str(against)
     refuse_foreign(path, _is_evaluated, EVALUATION_FILE)
     check_split(data, config)
     if is_compressed_folder(model):
@@ -94,8 +95,12 @@ def evaluate(
     tell_notes(progress, *loaded)
     indices = _indices(models, loaded, config, progress)
     _check_same_samples(models, loaded, indices)
+    pairs = list(zip(models, loaded, strict=True))
     with threads(config.threads):
-        arms = [_score(*pair, indices, config, progress) for pair in zip(models, loaded, strict=True)]
+        for pair in pairs[1:]:
+            # What cannot be loaded shows now, and not when the first one has been scored for an hour.
+            _in_memory(*pair, config, SILENT)
+        arms = [_score(*pair, indices, config, progress) for pair in pairs]
     evaluation = make_evaluation(
         arms,
         loaded[0],
@@ -250,27 +255,31 @@ def _has_windows(data: LoadedData) -> bool:
 
 
 def _score(model: _Model, loaded: LoadedData, indices: Sequence[int], config: EvaluateConfig, progress: Progress) -> Arm:
-    task, adapter = loaded.task.info, model.adapter
-    if adapter is None:
-        task_model = load_task_model(model.checkpoint, task, seed=config.seed)
-        if task_model.new_parameters:
-            _check_size_of_head(model, task_model.new_parameters, task)
-            raise CheckpointError(
-                f"{model.name} has no trained head for {task.kind} (it lacks {task_model.new_parameters[0]}); "
-                "give a folder that `layerlens tune` wrote, or a fine-tuned model"
-            )
-        head = HeadLabels.of(model.checkpoint.config)
-        if task.label_names and head.is_named and list(head.names) != task.label_names:
-            progress.note(
-                f"{model.name} calls its classes {few(list(head.names))}, the data call theirs {few(task.label_names)}: they "
-                "are taken to be the same, in these orders"
-            )
-        evaluated: nn.Module = task_model.model
-    else:
-        evaluated = load_adapter(adapter, load_base(adapter, model.checkpoint, task, seed=config.seed))
+    evaluated = _in_memory(model, loaded, config, progress)
     return evaluate_model(
         evaluated, loaded, indices, name=model.name, batch_size=2 * config.batch_size, seed=config.seed, progress=progress
     )
+
+
+def _in_memory(model: _Model, loaded: LoadedData, config: EvaluateConfig, progress: Progress) -> nn.Module:
+    """A model as it is scored, with its adapter on or its own trained head."""
+    task, adapter = loaded.task.info, model.adapter
+    if adapter is not None:
+        return load_adapter(adapter, load_base(adapter, model.checkpoint, task, seed=config.seed))
+    task_model = load_task_model(model.checkpoint, task, seed=config.seed)
+    if task_model.new_parameters:
+        _check_size_of_head(model, task_model.new_parameters, task)
+        raise CheckpointError(
+            f"{model.name} has no trained head for {task.kind} (it lacks {task_model.new_parameters[0]}); "
+            "give a folder that `layerlens tune` wrote, or a fine-tuned model"
+        )
+    head = HeadLabels.of(model.checkpoint.config)
+    if task.label_names and head.is_named and list(head.names) != task.label_names:
+        progress.note(
+            f"{model.name} calls its classes {few(list(head.names))}, the data call theirs {few(task.label_names)}: they "
+            "are taken to be the same, in these orders"
+        )
+    return task_model.model
 
 
 def _check_size_of_head(model: _Model, new_parameters: Sequence[str], task: TaskInfo) -> None:

@@ -16,21 +16,23 @@ from layerlens.progress import SILENT, Progress
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written, and what a person should know of it."""
+    """What was written, or after a dry run would be, and what a person should know of it."""
 
     folder: Path
     size_bytes: int
     form: str
     notes: list[str] = field(default_factory=list)
+    is_written: bool = True
 
 
 def export(
-    source: str,
+    source: str | Path,
     out: str | Path | None = None,
     *,
     to: str | None = None,
     dense: bool = False,
     compressed_tensors: bool = False,
+    dry_run: bool = False,
     command: str = "layerlens.export",
     progress: Progress = SILENT,
 ) -> ExportResult:
@@ -42,6 +44,7 @@ def export(
         to: Of a plan, the tool that trains it: peft, axolotl, llama-factory or trl.
         dense: Of a folder, decode every matrix into an ordinary checkpoint.
         compressed_tensors: Of a folder, write the standard format of that library, where it can say what the plan holds.
+        dry_run: Check everything and count the bytes, but write nothing.
         command: The invocation; kept nowhere, since what is written is to be ordinary files.
         progress: Who watches.
 
@@ -54,13 +57,13 @@ def export(
             raise ConfigError(
                 f"export: --to {to} takes a plan.json; of the compressed folder {source} write --dense or --compressed-tensors"
             )
-        return _export_folder(source, out, dense=dense, compressed_tensors=compressed_tensors, progress=progress)
+        return _export_folder(source, out, dense=dense, compressed_tensors=compressed_tensors, dry_run=dry_run, progress=progress)
     if to is not None:
         if dense or compressed_tensors:
             raise ConfigError(
                 "export: --to writes a plan for another tool, --dense and --compressed-tensors a folder; leave one out"
             )
-        return _export_plan(source, out, to)
+        return _export_plan(source, out, to, dry_run=dry_run)
     if Path(source).expanduser().is_file():
         if dense or compressed_tensors:
             raise ConfigError(
@@ -76,7 +79,7 @@ def export(
     raise CheckpointError(f"{source} was not written by `layerlens compress`; give a folder that was")
 
 
-def _export_plan(source: str, out: str | Path | None, to: str) -> ExportResult:
+def _export_plan(source: str | Path, out: str | Path | None, to: str, *, dry_run: bool) -> ExportResult:
     if to not in list(Tool):
         raise ConfigError(f"--to: unknown tool {to}; there are {', '.join(Tool)}")
     path = Path(source).expanduser()
@@ -86,13 +89,19 @@ def _export_plan(source: str, out: str | Path | None, to: str) -> ExportResult:
         )
     plan = load_plan(path)
     target = path_beside(path.with_name(stem_of(path)), f"-{to}") if out is None else output_path(out)
-    exported = write_export(plan, Tool(to), target)
+    exported = write_export(plan, Tool(to), target, dry_run=dry_run)
     files = ", ".join(sorted(exported.files))
-    return ExportResult(target, sum(map(len, exported.files.values())), f"{files} for {to}", exported.notes)
+    return ExportResult(target, sum(map(len, exported.files.values())), f"{files} for {to}", exported.notes, not dry_run)
 
 
 def _export_folder(
-    source: str, out: str | Path | None, *, dense: bool, compressed_tensors: bool, progress: Progress
+    source: str | Path,
+    out: str | Path | None,
+    *,
+    dense: bool,
+    compressed_tensors: bool,
+    dry_run: bool,
+    progress: Progress,
 ) -> ExportResult:
     # A plan is exported without torch, which these need.
     from layerlens.compressing.compressed_tensors import write_compressed_tensors
@@ -103,7 +112,7 @@ def _export_folder(
     folder = Path(source).expanduser()
     suffix = "dense" if dense else "compressed-tensors"
     target = path_beside(folder, f"-{suffix}") if out is None else output_path(out)
-    progress.note(f"writing {target}")
-    if dense:
-        return ExportResult(target, write_dense(folder, target), "an ordinary checkpoint")
-    return ExportResult(target, write_compressed_tensors(folder, target), "compressed-tensors")
+    if not dry_run:
+        progress.note(f"writing {target}")
+    write, form = (write_dense, "an ordinary checkpoint") if dense else (write_compressed_tensors, "compressed-tensors")
+    return ExportResult(target, write(folder, target, dry_run=dry_run), form, is_written=not dry_run)

@@ -16,7 +16,7 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from layerlens.adapting.load import adapter_in, base_checkpoint, load_adapted, open_adapter
-from layerlens.compressing.tensor_files import new_folder
+from layerlens.compressing.tensor_files import check_output, new_folder
 from layerlens.compressing.write_folder import copy_other_files
 from layerlens.config import BaseFormat, output_path
 from layerlens.errors import CheckpointError, ConfigError, ManifestError, few
@@ -31,11 +31,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class MergeResult:
-    """The checkpoint that was written."""
+    """The checkpoint that was written, or after a dry run would be; the bytes are those of all its tensors."""
 
     folder: Path
     size_bytes: int
     dtype: str
+    is_written: bool = True
 
 
 def merge(
@@ -44,6 +45,7 @@ def merge(
     model: str | Path | None = None,
     *,
     dtype: str = "float32",
+    dry_run: bool = False,
     command: str = "layerlens.merge",
     progress: Progress = SILENT,
 ) -> MergeResult:
@@ -54,6 +56,7 @@ def merge(
         out: Folder of the new checkpoint; must not exist, or be empty.
         model: The base model's folder or hub id where it is not where it was.
         dtype: Of the written weights: float32, bfloat16 or float16. In 16 bits a small update may be lost in rounding.
+        dry_run: Merge in memory and count the bytes, but write nothing.
         command: The invocation; kept nowhere, since what is written is to be an ordinary checkpoint.
         progress: Who watches.
 
@@ -89,14 +92,28 @@ def merge(
             "with layerlens.load_adapted"
         )
     # A place that cannot be written to is told before the model is loaded.
+    if dry_run:
+        check_output(target, base.folder)
+        return MergeResult(target, _tensor_bytes(_merged(found, base, model, dtype)), dtype, is_written=False)
     with new_folder(target, base.folder) as staged:
         progress.note(f"writing {target}")
-        merged: PreTrainedModel = load_adapted(found, model).merge_and_unload(safe_merge=True)
-        _as_padded_(merged, base)
-        merged.to(DTYPES[dtype]).save_pretrained(staged)
+        merged = _merged(found, base, model, dtype)
+        merged.save_pretrained(staged)
         _check_whole(merged, staged)
         copy_other_files(base.folder, staged)
-    return MergeResult(target, sum(path.stat().st_size for path in target.glob("*.safetensors")), dtype)
+    return MergeResult(target, _tensor_bytes(merged), dtype)
+
+
+def _merged(adapter: Path, base: Checkpoint, model: str | Path | None, dtype: str) -> PreTrainedModel:
+    """The model with the adapter in its weights, as it is written."""
+    merged: PreTrainedModel = load_adapted(adapter, model).merge_and_unload(safe_merge=True)
+    _as_padded_(merged, base)
+    return merged.to(DTYPES[dtype])
+
+
+def _tensor_bytes(model: PreTrainedModel) -> int:
+    """Bytes of all tensors that are saved, of tied ones once."""
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in model.state_dict().values()}.values())
 
 
 def _as_padded_(model: PreTrainedModel, base: Checkpoint) -> None:

@@ -44,8 +44,8 @@ class ProfileResult:
 
 
 def profile(
-    model: str,
-    data: str,
+    model: str | Path,
+    data: str | Path,
     out: str | Path,
     config: ProfilingConfig | None = None,
     *,
@@ -74,8 +74,8 @@ def profile(
     processes = started_processes()
     with processes.joined(), ExitStack() as held:
         return _profile(
-            model,
-            data,
+            str(model),
+            str(data),
             output_path(out),
             config or ProfilingConfig(),
             dry_run=dry_run,

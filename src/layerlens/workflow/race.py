@@ -9,7 +9,7 @@ from pathlib import Path
 from layerlens.adapting.halving import Rung
 from layerlens.adapting.race import race as run_race
 from layerlens.adapting.race_layout import Layout, race_layout
-from layerlens.adapting.race_state import RaceState
+from layerlens.adapting.race_state import RaceState, save_state
 from layerlens.artifacts.plan import Plan, load_candidates, load_plan, save_plan, stem_of
 from layerlens.artifacts.store import read_json
 from layerlens.config import RaceConfig
@@ -32,7 +32,7 @@ class RaceResult:
 
 def race(
     plan: str | Path,
-    data: str,
+    data: str | Path,
     config: RaceConfig | None = None,
     *,
     dry_run: bool = False,
@@ -64,7 +64,7 @@ def race(
     path = Path(plan).expanduser()
     loaded, candidates = load_plan(path), load_candidates(path)
     if opened is None:
-        opened = open_plan_model(loaded, data, config, has_eval_data=config.eval_data is not None)
+        opened = open_plan_model(loaded, str(data), config, has_eval_data=config.eval_data is not None)
         tell_notes(progress, opened.data)
     if dry_run:
         layout = race_layout(loaded, candidates, opened.data, opened.part, config)
@@ -91,6 +91,9 @@ def race(
     left = _state(state)
     if found is not None and left is not None and left.fingerprint == found.fingerprint:
         seconds += found.seconds
+    if left is not None:
+        # Whoever is killed before the file is gone leaves the runs of no stopped race.
+        save_state(state, left.model_copy(update={"is_over": True}))
     save_plan(path, raced)
     state.unlink(missing_ok=True)
     return RaceResult(path, raced, list(candidates), seconds)

@@ -16,6 +16,7 @@ def report(
     folder: str | Path,
     out: str | Path | None = None,
     *,
+    dry_run: bool = False,
     command: str = "layerlens.report",
     progress: Progress = SILENT,
 ) -> Path:
@@ -24,11 +25,12 @@ def report(
     Args:
         folder: Folder with any of profile/, plan.json, evaluation.json, validation.json, or a compressed folder.
         out: The page, in place of an earlier one; `report.html` in the folder if not given. Any other file there is kept.
+        dry_run: Make the page, but write nothing.
         command: The invocation.
         progress: Who watches.
 
     Returns:
-        Where the page lies.
+        Where the page lies, or after a dry run would.
 
     Raises:
         ConfigError: another file would be replaced.
@@ -37,5 +39,9 @@ def report(
     run = Path(folder).expanduser()
     path = output_path(out) if out else run / PAGE_FILE
     refuse_foreign(path, is_page, PAGE_FILE)
-    write_bytes(path, build_report(run).encode())
+    page = build_report(run).encode()
+    if dry_run:
+        progress.note(f"dry run: {path}, {len(page):,} bytes, was not written")
+    else:
+        write_bytes(path, page)
     return path

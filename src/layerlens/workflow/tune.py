@@ -47,7 +47,7 @@ class TuneResult:
 
 def tune(
     plan: str | Path,
-    data: str,
+    data: str | Path,
     out: str | Path,
     config: TuneConfig | None = None,
     *,
@@ -83,7 +83,7 @@ def tune(
     _check_arms(config, path, loaded)
     check_trackers(config.report_to)
     _check_folder(folder, path, loaded, config)
-    opened = open_plan_model(loaded, data, config, has_eval_data=config.eval_data is not None)
+    opened = open_plan_model(loaded, str(data), config, has_eval_data=config.eval_data is not None)
     _check_checkpointing(opened, config)
     check_race(loaded, opened.data, has_eval_data=config.eval_data is not None)
     evaluated = _evaluation_samples(opened, config)
@@ -100,7 +100,7 @@ def tune(
         with_time_ratios(arms, predicted_times(loaded, path, config)),
         evaluated[0],
         model=loaded.model.id,
-        eval_samples=min(len(evaluated[1]), config.max_eval_samples or len(evaluated[1])),
+        eval_samples=_at_most(config.max_eval_samples, evaluated[1]),
         command=command,
         versions=installed_versions(*PACKAGES),
         machine=machine_kind(),
@@ -239,11 +239,21 @@ def _evaluation_samples(opened: Opened, config: TrainingConfig) -> tuple[LoadedD
     if tests := in_split(data.splits, "test"):
         return data, tests
     is_apart = takes_test and TEST_SPLIT not in (config.split or "")
-    if not is_apart and is_same_source(data.id, opened.data.id):
+    if not is_apart and _is_trained_on(data, opened.data):
         raise DataError(
             f"--eval-data {data.id} is what is trained on and has no test split; leave --eval-data out for a seeded split"
         )
     return data, range(len(data.examples))
+
+
+def _is_trained_on(data: LoadedData, trained: LoadedData) -> bool:
+    """Whether data are those that are trained on: by their name, or as a copy."""
+    return is_same_source(data.id, trained.id) or data.has_samples_of(trained)
+
+
+def _at_most(limit: int | None, samples: Sequence[int]) -> int:
+    """How many samples are used under a limit."""
+    return len(samples) if limit is None else min(limit, len(samples))
 
 
 def _base_of(config: TrainingConfig) -> str | None:
@@ -259,7 +269,7 @@ def _race_config(config: TuneConfig) -> RaceConfig:
 def _facts(
     plan: Plan, opened: Opened, evaluated: tuple[LoadedData, Sequence[int]], config: TuneConfig, *, no_race: bool
 ) -> dict[str, str]:
-    samples = min(len(opened.part.train), config.max_train_samples or len(opened.part.train))
+    samples = _at_most(config.max_train_samples, opened.part.train)
     steps = num_tuning_steps(samples, batch_size=config.batch_size, epochs=config.epochs, max_steps=config.max_steps)
     runs = len(config.seeds or [config.seed])
     return {
@@ -267,6 +277,6 @@ def _facts(
         "base": _base_of(config) or "as it is",
         "plan": f"{plan.chosen.name}: {plan.params:,} parameters in {len(plan.adapted)} layers, head {plan.head_params:,}",
         "train": f"{steps} steps of {config.batch_size} on {samples} samples, {runs} × {len(_arm_names(config))} runs",
-        "evaluate": f"{len(evaluated[1])} samples of {evaluated[0].id}",
+        "evaluate": f"{_at_most(config.max_eval_samples, evaluated[1])} samples of {evaluated[0].id}",
         "race": "already in the plan" if plan.race else "left out" if no_race else "would run first (unless --no-race)",
     }

@@ -18,6 +18,7 @@ def validate(
     plan: str | Path,
     out: str | Path | None = None,
     *,
+    dry_run: bool = False,
     command: str = "layerlens.validate",
     progress: Progress = SILENT,
 ) -> Validation:
@@ -28,6 +29,7 @@ def validate(
     Args:
         plan: The plan.
         out: Where to write the checks, in place of those of an earlier call; any other file there is kept.
+        dry_run: Check, but write nothing.
         command: The invocation; kept nowhere.
         progress: Who watches.
 
@@ -43,7 +45,10 @@ def validate(
     loaded = load_plan(path, is_strict=False)
     refuse_foreign(target, lambda found: holds(found, Validation), VALIDATION_FILE)
     checks = run_checks(loaded, _profile_of(path, loaded.metadata))
-    write_json(target, checks)
+    if dry_run:
+        progress.note(f"dry run: {target} was not written")
+    else:
+        write_json(target, checks)
     return checks
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from layerlens.artifacts.plan import Plan, candidates_folder, foreign_candidates, load_candidates, save_plan
+from layerlens.artifacts.plan import Plan, candidates_folder, foreign_candidates, load_candidates, load_plan, save_plan
 from layerlens.errors import ManifestError
 from tests.unit.reporting import artifacts
 
@@ -22,6 +22,13 @@ def test_only_json_is_cut_off_a_plan_s_name() -> None:
     assert {name: candidates_folder(Path("runs") / name) for name in names} == {
         name: Path("runs") / folder for name, folder in names.items()
     }
+
+
+def test_what_is_no_plan_is_told_with_what_to_give(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text("[]")
+    for name in ("missing.json", "other.json", "."):
+        with pytest.raises(ManifestError, match=r"; give a plan\.json that `layerlens plan` wrote$"):
+            load_plan(tmp_path / name)
 
 
 def test_candidates_of_another_plan_are_refused_with_what_differs(tmp_path: Path) -> None:

@@ -63,6 +63,19 @@ def test_a_plan_says_what_its_memory_holds_and_what_that_of_an_older_profile_lea
     assert not any("dropout on" in line for line in told)
 
 
+def test_a_weight_of_latency_that_decides_nothing_says_so() -> None:
+    made, weights = small(), {"utility": 0.5, "latency": 0.5}
+    assert made.timing is not None
+    blocks = [block.model_copy(update={"forward_seconds": 1e3}) for block in made.timing.blocks]
+    slow = replace(made, timing=made.timing.model_copy(update={"blocks": blocks}))
+    said = [note for note in notes(slow, max_trainable_params=2000, objective_weights=weights) if "weight of latency" in note]
+    assert len(said) == 1
+    assert "give --latency-target-ms" in said[0]
+    for options in ({"latency_target_ms": 10.0}, {"objective_weights": {"utility": 1.0}}):
+        asked = {"max_trainable_params": 2000, "objective_weights": weights, **options}
+        assert not any("weight of latency" in note for note in notes(slow, **asked))
+
+
 def test_a_well_spent_budget_says_nothing() -> None:
     assert notes(small(), max_trainable_params=2000) == []
 

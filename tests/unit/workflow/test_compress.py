@@ -213,10 +213,18 @@ def test_a_dry_run_writes_nothing(small_llama: Place, first: Path, measured: Pat
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InfeasibleBudgetError, match="below the smallest possible"):
         small_llama.compress(measured, dry_run=True, size=1000)
+    fixed = small_llama.compress(measured, dry_run=True, rank=16, min_dim=32).facts
+    told_bytes = int(fixed["size"].split(" bytes")[0].replace(",", ""))
+    assert "smallest" not in fixed
     kept = digest(first.with_name("first.curves"))
     foretold = small_llama.compress(first, dry_run=True, bits_per_weight=8).plan
     assert foretold is not None
     assert foretold.bits_per_weight <= 8
+    foretold = small_llama.compress(first, dry_run=True, rank=16, min_dim=32).plan
+    assert foretold is not None
+    factored = sum(layer.scheme.format.has_factors for layer in foretold.layers)
+    assert foretold.size_bytes == told_bytes
+    assert fixed["size"].endswith(f"factors for {factored} of 8 matrices, the rest kept")
     assert digest(first.with_name("first.curves")) == kept
 
 

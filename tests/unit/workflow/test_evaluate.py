@@ -125,6 +125,16 @@ def test_a_head_of_another_size_is_not_called_none(tmp_path: Path) -> None:
         scores(model, table(tmp_path / "data.csv", ["a", "b", "c", "d"]))
 
 
+def test_a_second_model_that_cannot_be_scored_is_told_before_the_first_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = classifier(tmp_path / "model", [0, 1, 2], NAMES), table(tmp_path / "data.csv", NAMES)
+    headless = save_tiny("bert", tmp_path / "headless", num_hidden_layers=1)
+    monkeypatch.setattr(module, "evaluate_model", lambda *args, **options: pytest.fail("a model is scored"))
+    with pytest.raises(CheckpointError, match="headless has no trained head for classification"):
+        scores(model, data, headless)
+
+
 def test_what_of_the_data_is_left_out_is_told_once(tmp_path: Path) -> None:
     model, data, told = classifier(tmp_path / "model", [0, 1, 2], NAMES), table(tmp_path / "data.csv", NAMES, rows=200), Notes()
     data.write_text(f"{data.read_text()}\nno label\n")

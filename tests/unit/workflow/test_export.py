@@ -45,6 +45,24 @@ def test_a_dense_export_is_an_ordinary_checkpoint_beside_its_source(llama: Compr
         export(str(llama.folder), dense=True)
 
 
+def test_a_dry_run_counts_the_bytes_and_writes_nothing(
+    llama: Compressed, plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for source, form in ((llama.folder, ["--dense"]), (plan, ["--to", "trl"])):
+        before, command = digest(source.parent), ["export", str(source), "--out", str(tmp_path / "out"), *form]
+        assert main([*command, "--dry-run"]) == 0
+        *told, last = capsys.readouterr().out.splitlines()
+        assert last == "dry run: nothing was written"
+        assert not (tmp_path / "out").exists()
+        assert digest(source.parent) == before
+        assert main(command) == 0
+        assert capsys.readouterr().out.splitlines() == told
+        (tmp_path / "out" / "trl.yaml").write_text("mine")
+        assert main([*command, "--dry-run"]) == 2
+        assert "choose another" in capsys.readouterr().err
+        (tmp_path / "out").rename(tmp_path / form[0])
+
+
 def test_a_relative_folder_is_exported_beside_itself(llama: Compressed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "inside").symlink_to(llama.folder)
     monkeypatch.chdir(tmp_path / "inside")

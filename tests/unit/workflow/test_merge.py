@@ -21,6 +21,7 @@ from layerlens.workflow.merge import _check_whole, merge
 from tests.unit.adapting.mixed_plans import inputs_of, logits_of, mixed_plan, randomise_
 from tests.unit.adapting.plans import EVERY_FAMILY, kind_of, make_plan, tiny_task_model
 from tests.unit.adapting.test_sidecar import base_of, saved
+from tests.unit.workflow.compressions import tensor_bytes
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
@@ -97,9 +98,11 @@ def test_the_command_writes_the_type_that_was_asked_for(tmp_path: Path, capsys: 
     base_of(tmp_path / "base", kind)
     save_plan(folder.parent / "plan.json", mixed_plan(tiny_task_model(family, tmp_path / "base", kind), kind, (Method.LORA,)))
     out = tmp_path / "merged"
+    foretold = merge(folder, out, dtype="bfloat16", dry_run=True)
+    assert not out.exists()
     assert cli.main(["merge", str(folder), "--out", str(out), "--dtype", "bfloat16"]) == cli.EXIT_DONE
-    size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
-    assert f"{size:,} bytes of bfloat16" in " ".join(capsys.readouterr().out.split())
+    assert foretold.size_bytes == tensor_bytes(out)
+    assert f"{tensor_bytes(out):,} bytes of bfloat16" in " ".join(capsys.readouterr().out.split())
     merged = getattr(transformers, AUTO_CLASSES[kind]).from_pretrained(out)
     assert merged.dtype is torch.bfloat16
     torch.testing.assert_close(logits_of(merged.float(), kind), logits, rtol=0.05, atol=0.05)

@@ -30,6 +30,15 @@ def test_checks_and_a_page_replace_their_like_alone(tmp_path: Path) -> None:
     assert mine.read_text() == "[]"
 
 
+def test_a_dry_run_checks_and_reports_but_writes_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path, made=plan())
+    before = sorted(tmp_path.rglob("*"))
+    checks = validate(tmp_path / "plan.json", tmp_path / "mine.json", dry_run=True)
+    assert report(tmp_path, dry_run=True) == tmp_path / "report.html"
+    assert sorted(tmp_path.rglob("*")) == before
+    assert validate(tmp_path / "plan.json", tmp_path / "mine.json") == checks
+
+
 def test_a_plan_is_checked_against_its_own_profile_wherever_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, elsewhere = write_run(tmp_path / "run", made=plan()), tmp_path / "elsewhere"
     save_profile(elsewhere / plan().metadata.profile, profile().model_copy(update={"seed": 7}), curves(), timing())

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from layerlens.adapting.race_state import RaceState, save_state
+from layerlens.adapting.race_state import RaceState, Run, open_state, save_state
 from layerlens.artifacts.plan import Plan, candidates_folder, save_plan
 from layerlens.benching.job import Job, JobKind
 from layerlens.cli import main
@@ -75,6 +75,32 @@ def test_a_race_counts_the_seconds_of_the_one_that_it_goes_on_from(
     monkeypatch.setattr(races, "run_race", goes_on)
     assert races.race(path, "data", opened=opened).seconds == pytest.approx(before, abs=5.0)
     assert not (tmp_path / "plan.race.json").exists()
+
+
+def test_runs_of_a_race_that_was_killed_when_its_plan_was_there_stop_no_other_race(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, opened = written_plan(tmp_path), Opened.__new__(Opened)
+    for name in ("task_model", "data", "part"):
+        object.__setattr__(opened, name, None)
+    state, run = tmp_path / "plan.race.json", Run(candidate="uniform", steps=20, seed=0, losses=[1.0])
+
+    def raced(plan: Plan, *args: Any, state_path: Path, **options: Any) -> Plan:
+        save_state(state_path, RaceState(fingerprint="one", race={"config": {}}, runs=[run]))
+        return plan
+
+    def killed(place: Path, plan: Plan) -> NoReturn:
+        save_plan(place, plan)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(races, "run_race", raced)
+    monkeypatch.setattr(races, "save_plan", killed)
+    with pytest.raises(KeyboardInterrupt):
+        races.race(path, "data", opened=opened)
+    assert state.exists()
+    # The same race goes on from its runs, another one begins with none.
+    assert open_state(state, "one", {"config": {}}, may_start_anew=False)[0].runs == [run]
+    assert open_state(state, "two", {"data": "other"}, may_start_anew=False)[0].runs == []
 
 
 def test_a_dry_run_checks_all_that_a_race_would_and_says_who_would_race_for_how_long(

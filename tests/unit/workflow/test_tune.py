@@ -165,12 +165,17 @@ def test_gradient_checkpointing_that_a_model_does_not_know_is_refused_and_nothin
 def test_data_without_a_test_split_do_not_evaluate_what_they_have_trained(tmp_path: Path) -> None:
     path, data = written_plan(tmp_path), table(tmp_path / "data.csv", rows=40)
     (tmp_path / "same.csv").symlink_to(data)
-    for other in (data, tmp_path / "same.csv"):
+    shutil.copy(data, tmp_path / "copy.csv")
+    for other in (data, tmp_path / "same.csv", tmp_path / "copy.csv"):
         config = QUICK.model_copy(update={"eval_data": str(other)})
         with pytest.raises(DataError, match="is what is trained on and has no test split; leave --eval-data out"):
             tune(path, str(data), tmp_path / "out", config, no_race=True)
     config = QUICK.model_copy(update={"eval_data": str(table(tmp_path / "other.csv", rows=24))})
     assert tune(path, str(data), tmp_path / "out", config, dry_run=True).facts["evaluate"].startswith("24 samples")
+    few = config.model_copy(update={"max_eval_samples": 5, "max_train_samples": 7})
+    facts = tune(path, str(data), tmp_path / "out", few, dry_run=True).facts
+    assert facts["evaluate"].startswith("5 samples of ")
+    assert " on 7 samples" in facts["train"]
 
 
 def test_of_evaluation_data_with_splits_the_test_split_is_taken(tmp_path: Path) -> None:
