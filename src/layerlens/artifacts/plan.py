@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -242,12 +243,20 @@ def load_plan(path: str | Path, *, is_strict: bool = True) -> Plan:
     try:
         plan = read_json(Path(path).expanduser(), Plan)
     except ManifestError as error:
-        raise ManifestError(f"{error}; give a plan.json that `layerlens plan` wrote") from error
+        said = f"{path} is the plan of a compressed folder, which has no adapters" if _is_of_compression(path) else str(error)
+        raise ManifestError(f"{said}; give a plan.json that `layerlens plan` wrote") from error
     if plan.schema_version != SCHEMA_VERSION:
         raise ManifestError(f"{path} has schema version {plan.schema_version}, this LayerLens reads {SCHEMA_VERSION}; plan again")
     if is_strict and (faults := inconsistencies(plan)):
         raise ManifestError(f"{path} does not add up: {'; '.join(faults[:5])}; make it again with `layerlens plan`")
     return plan
+
+
+def _is_of_compression(path: str | Path) -> bool:
+    try:
+        return "bits_per_weight" in json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def read_candidates(plan_path: Path) -> dict[str, Plan]:

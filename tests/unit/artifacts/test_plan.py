@@ -31,6 +31,12 @@ def test_what_is_no_plan_is_told_with_what_to_give(tmp_path: Path) -> None:
             load_plan(tmp_path / name)
 
 
+def test_the_plan_of_a_compressed_folder_is_told_in_one_clause(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"bits_per_weight": 4.25, "layers": []}')
+    with pytest.raises(ManifestError, match=r"plan\.json is the plan of a compressed folder, which has no adapters; give a plan"):
+        load_plan(tmp_path / "plan.json")
+
+
 def test_candidates_of_another_plan_are_refused_with_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     save_plan(path, artifacts.plan())
