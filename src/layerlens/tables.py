@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from layerlens.artifacts.compression_evaluation import CompressionEvaluation, TextQuality, leave_one_out_of
+from layerlens.artifacts.compression_evaluation import CompressionEvaluation, leave_one_out_of
 from layerlens.artifacts.evaluation import Evaluation
 from layerlens.artifacts.plan import Plan
 from layerlens.artifacts.validation import Validation
 from layerlens.benching.table import bench_tables, cost_lines
 from layerlens.budget.table import plan_table
+from layerlens.evaluation.table import texts_table
 from layerlens.validation.table import validation_table
 from layerlens.words import Role
 
@@ -197,15 +197,7 @@ def _print_losses(result: CompressionEvaluation) -> None:
     _console.print(
         f"{size.before:,} bytes → {size.after:,} ({size.after / size.before:.1%}), {result.bits_per_weight:.3f} bits per weight"
     )
-    table = Table(title=f"{result.model} against {result.against}")
-    table.add_column("", no_wrap=True)
-    for text in result.texts:
-        table.add_column(text.name + (" (as calibrated on)" if text.is_calibration else ""), justify="right")
-    for name, cell in _MEASURES.items():
-        cells = [cell(text) for text in result.texts]
-        if any(cells):
-            table.add_row(name, *(each or "–" for each in cells))
-    _console.print(table)
+    _console.print(texts_table(result))
     counts = Counter(layer.verdict for layer in result.layers)
     _console.print("layers: " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
     if result.memory is not None:
@@ -220,31 +212,6 @@ def _print_losses(result: CompressionEvaluation) -> None:
         _console.print(f"pillars: {result.leave_one_out.named_pillars}")
     for note in result.notes:
         _console.print(f"note: {note}")
-
-
-def _changed(text: TextQuality) -> str:
-    change = text.perplexity or text.metric
-    return "" if change is None else f"{change.before:.4g} → {change.after:.4g}"
-
-
-def _spread(text: TextQuality, name: str) -> str:
-    found = text.kl or text.embedding_distance
-    return "" if found is None else f"{getattr(found, name):.3g}"
-
-
-#: What is printed of each text; a row that no text has is left out.
-_MEASURES: dict[str, Callable[[TextQuality], str]] = {
-    "positions": lambda text: f"{text.num_positions:,}",
-    "perplexity": lambda text: _changed(text) if text.perplexity else "",
-    "metric": lambda text: f"{text.metric.name} {_changed(text)}" if text.metric else "",
-    "compared": lambda text: "KL, nats" if text.kl else "1 − cosine of embeddings",
-    "mean": lambda text: _spread(text, "mean"),
-    "median": lambda text: _spread(text, "median"),
-    "99 %": lambda text: _spread(text, "p99"),
-    "max": lambda text: _spread(text, "max"),
-    "same top token": lambda text: "" if text.same_top_token is None else f"{text.same_top_token:.2%}",
-    "cosine": lambda text: "" if text.logits_cosine is None else f"{text.logits_cosine:.4f}",
-}
 
 
 def show_validate(result: Validation) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from layerlens.artifacts.compression_evaluation import Windows
 from layerlens.errors import ManifestError
 from layerlens.tables import show_compress, show_evaluate
 from layerlens.workflow.compress import CompressResult
@@ -37,3 +38,11 @@ def test_brackets_and_colons_in_a_name_are_shown_as_they_are(capsys: pytest.Capt
     assert show_evaluate(evaluation.model_copy(update={"arms": arms, "machine": "[cpu]"}))
     told = capsys.readouterr().out
     assert all(name in told for name in [*names, "[cpu]"])
+
+
+def test_perplexity_states_its_windows(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation = artifacts.evaluation()
+    windows = Windows(window=64, stride=32, has_bos=True, num_tokens=640)
+    texts = [text.model_copy(update={"windows": windows}) for text in evaluation.texts]
+    assert show_evaluate(evaluation.model_copy(update={"texts": texts}))
+    assert "64 tokens, 32 apart, with BOS" in capsys.readouterr().out

@@ -88,7 +88,7 @@ class ArmSummary(Frozen):
     head_params: int
     train_seconds: float = Field(description="mean over seeds")
     peak_memory_bytes: int = Field(description="mean over seeds")
-    share_of_full: float | None = Field(default=None, description="of full fine-tuning's mean score; above 1 is better")
+    share_of_full: float | None = Field(default=None, description="of full fine-tuning's score, same seeds; above 1 is better")
     time_ratio: float | None = Field(default=None, description="training seconds over full fine-tuning's, same seeds")
     memory_ratio: float | None = Field(default=None, description="peak memory over full fine-tuning's, same seeds")
     paired: list[Paired] = Field(default=[], description="against uniform and full, and against each control for LayerLens")

@@ -99,13 +99,17 @@ def _summary(arm: str, by_arm: dict[str, list[BenchRun]], metric: str) -> ArmSum
         head_params=mine[0].head_params,
         train_seconds=fmean(run.train_seconds for run in mine),
         peak_memory_bytes=round(fmean(run.peak_memory_bytes for run in mine)),
-        share_of_full=share_of(fmean(scores), fmean(run.metrics[metric] for run in full), metric) if full else None,
+        share_of_full=share_of(_score(ours, metric), _score(theirs, metric), metric) if common else None,
         time_ratio=_ratio([run.train_seconds for run in ours], [run.train_seconds for run in theirs]),
         memory_ratio=_ratio([run.peak_memory_bytes for run in ours], [run.peak_memory_bytes for run in theirs]),
         paired=[
             pair for other in _compared_with(arm, list(by_arm)) if (pair := _paired(mine, by_arm[other], metric)) is not None
         ],
     )
+
+
+def _score(runs: Sequence[BenchRun], metric: str) -> float:
+    return fmean(run.metrics[metric] for run in runs)
 
 
 def _compared_with(arm: str, arms: Sequence[str]) -> list[str]:

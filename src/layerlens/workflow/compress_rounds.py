@@ -71,8 +71,8 @@ def settled_plans(
         plans = plan_compression(curves, config, command=command)
     if num_measured:
         progress.note(
-            f"{num_measured} choices of the plan lay far from any probe and were measured alone; planned again, it is predicted "
-            f"to lose {_predicted(plans):.4g} where {before:.4g} was predicted before"
+            f"choices of the plan that lay far from any probe, measured alone: {num_measured}; planned again, it is "
+            f"predicted to lose {_predicted(plans):.4g} where {before:.4g} was predicted before"
         )
     return plans, curves
 
@@ -83,7 +83,7 @@ def probed_choices(curves: Curves) -> list[str]:
     if not counts:
         return []
     return [
-        f"{sum(counts)} options that plans chose, far from what their matrix was probed at, were measured alone too; they anchor "
+        f"options of plans that lay far from what their matrix was probed at, measured alone too: {sum(counts)}; they anchor "
         f"the losses of their family in {len(counts)} of {len(curves.matrices)} matrices"
     ]
 

@@ -34,8 +34,8 @@ def test_a_summary_holds_means_and_ratios_over_the_arms_own_seeds() -> None:
     assert (full.mean, full.share_of_full, full.time_ratio) == (pytest.approx(0.7), pytest.approx(1.0), pytest.approx(1.0))
     assert uniform.seeds == [0]
     assert uniform.mean == pytest.approx(0.4)
-    assert uniform.share_of_full == pytest.approx(0.4 / 0.7)
-    # Only the seed that both have tells how much faster an arm is.
+    # Only the seed that both have tells how much worse and how much faster an arm is.
+    assert uniform.share_of_full == pytest.approx(0.4 / 0.8)
     assert uniform.time_ratio == pytest.approx(0.4)
     assert uniform.memory_ratio == pytest.approx(0.5)
     assert uniform.interval is None

@@ -124,7 +124,7 @@ def test_what_the_optimum_picks_is_measured_and_told_before_anything_is_written(
     assert picked
     assert {probe.scheme.format for probe in picked} == {Format.LOW_RANK}
     assert len(notes) == 2
-    assert notes[0].startswith(f"{len(picked)} choices of the plan lay far from any probe and were measured alone")
+    assert notes[0].startswith(f"choices of the plan that lay far from any probe, measured alone: {len(picked)};")
     assert notes[1].startswith("predicted before anything is written")
     assert plan is not None
     known = sum(len(matrix.family_probes) for matrix in after.matrices)
