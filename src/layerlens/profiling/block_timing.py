@@ -1,8 +1,9 @@
 """Seconds of each block, forward and backward, and of what lies outside the blocks: the planner's time model.
 
-A short pass of its own on one typical batch, without the hooks of the statistics: one warm-up, then medians of three. In
-the arithmetic that training takes unless it is told otherwise: bf16 autocast where that is fast and the model runs in it, else
-float32.
+Short passes of their own on one typical batch, without the hooks of the statistics: one warm-up, then medians of three, or of
+more where they are short. Passes with weights frozen and with weights trainable take turns, so that what slows a machine down
+slows both. In the arithmetic that training takes unless it is told otherwise: bf16 autocast where that is fast and the model runs
+in it, with training's attention, else float32.
 Clocks stand at the boundaries of the blocks: a block's backward runs from the moment the gradient of its output is
 there to the moment the gradient of its input is.
 """
@@ -28,9 +29,12 @@ from layerlens.models.arithmetic import has_fast_bf16, training_autocast
 from layerlens.models.devices import seconds_now
 from layerlens.models.forward_hooks import taken_off
 from layerlens.models.frozen import frozen
+from layerlens.models.plain_attention import tokens_of, training_attention
 from layerlens.models.tensors_in import floating_tensors
 
-_REPEATS = 3
+#: Passes that count at least and at most, and the seconds beyond which no more than those at least are made.
+_REPEATS, _MOST_REPEATS, _LONG_SECONDS = 3, 15, 3.0
+_Pass = tuple[Float[np.ndarray, "directions blocks"], Float[np.ndarray, " directions"]]
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,18 @@ def time_model(model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch:
     kept = [parameter.grad for parameter in model.parameters()]
     with frozen(model):
         arithmetic = "bf16" if _takes_bf16(model, task, batch) else "fp32"
-        (_, frozen_backward), (_, outside_frozen) = _medians(model, blocks, task, batch, arithmetic)
-        for parameter in model.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-        (forward, backward), (outside_forward, outside_backward) = _medians(model, blocks, task, batch, arithmetic)
+        run = partial(_one_pass, model, blocks, task, batch, arithmetic)
+        resting: list[_Pass] = []
+        training: list[_Pass] = []
+        device = next(model.parameters()).device
+        start = seconds_now(device)
+        while len(training) <= _REPEATS or (len(training) <= _MOST_REPEATS and seconds_now(device) - start < _LONG_SECONDS):
+            for passes, is_trained in ((resting, False), (training, True)):
+                for parameter in model.parameters():
+                    parameter.requires_grad_(is_trained and parameter.is_floating_point())
+                passes.append(run())
+        (_, frozen_backward), (_, outside_frozen) = _medians(resting[1:])
+        (forward, backward), (outside_forward, outside_backward) = _medians(training[1:])
     for parameter, gradient in zip(model.parameters(), kept, strict=True):
         parameter.grad = gradient
     timings = [
@@ -83,25 +95,20 @@ def _takes_bf16(model: nn.Module, task: Task, batch: Batch) -> bool:
     return True
 
 
-def _medians(
-    model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch: Batch, arithmetic: str
-) -> tuple[Float[np.ndarray, "directions blocks"], Float[np.ndarray, " directions"]]:
+def _medians(passes: Sequence[_Pass]) -> _Pass:
     """Forward and backward seconds of each block, and outside them."""
-    passes = [_one_pass(model, blocks, task, batch, arithmetic) for _ in range(1 + _REPEATS)][1:]
     inside = np.median([seconds for seconds, _ in passes], axis=0)
     outside = np.median([np.maximum(0.0, totals - seconds.sum(axis=1)) for seconds, totals in passes], axis=0)
     return inside, outside
 
 
-def _one_pass(
-    model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch: Batch, arithmetic: str
-) -> tuple[Float[np.ndarray, "directions blocks"], Float[np.ndarray, " directions"]]:
+def _one_pass(model: nn.Module, blocks: Sequence[BlockSpec], task: Task, batch: Batch, arithmetic: str) -> _Pass:
     """Seconds (forward, backward) of each block, and of the whole pass."""
     model.zero_grad(set_to_none=True)
     clock, device = _Clock(model, blocks), next(model.parameters()).device
     with clock.running(), torch.enable_grad():
         start = clock.now()
-        with training_autocast(device) if arithmetic == "bf16" else nullcontext():
+        with _arithmetic(device, tokens_of(model, batch)) if arithmetic == "bf16" else nullcontext():
             outputs = model(**task.model_inputs(batch))
         loss = task.per_sample_loss(outputs, batch).mean()
         middle = clock.now()
@@ -109,6 +116,12 @@ def _one_pass(
         end = clock.now()
     model.zero_grad(set_to_none=True)
     return clock.seconds(), np.array([middle - start, end - middle])
+
+
+@contextmanager
+def _arithmetic(device: torch.device, num_tokens: float) -> Iterator[None]:
+    with training_autocast(device), training_attention(device, num_tokens):
+        yield
 
 
 class _Clock:

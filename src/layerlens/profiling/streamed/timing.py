@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from layerlens.models.arithmetic import has_fast_bf16, training_autocast
 from layerlens.models.devices import device_name, seconds_now
 from layerlens.models.forward_hooks import taken_off
 from layerlens.models.frozen import frozen
+from layerlens.models.plain_attention import training_attention
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.streamed_linear import StreamedLinear
 from layerlens.models.tensors_in import floating_tensors
@@ -152,7 +153,8 @@ def _block_pass(model: StreamedModel, samples: Samples, part: Part, block: int) 
     hidden = samples.entry(part).hidden.clone().requires_grad_()
     call, device = samples.call(part, block), model.skeleton.device
     start = seconds_now(device)
-    with torch.enable_grad(), training_autocast(device):
+    attention = training_attention(device, samples.shapes[0][1]) if has_fast_bf16(device) else nullcontext()
+    with torch.enable_grad(), training_autocast(device), attention:
         output = model.skeleton.call(block, hidden, call)
     middle = seconds_now(device)
     output.backward(torch.ones_like(output))
