@@ -1,11 +1,12 @@
 """What a depth cut saves: seconds and peak memory of training above each cut, beside full fine-tuning and the plan's prediction.
 
-    python benchmarks/depth_cut.py [--rows full,0,1,2,3,4,5,3-unkept] [--samples 256 --epochs 3 --batch-size 16 --rank 4]
-                                   [--precision auto] [--model FOLDER --data FILE]
+    python benchmarks/depth_cut.py [--rows full,full-dropout,0,1,2,3,4,5,3-unkept] [--samples 256 --epochs 3 --batch-size 16]
+                                   [--rank 4 --precision auto] [--model FOLDER --data FILE]
     python benchmarks/depth_cut.py --show            (prints the table of what is measured)
 
 A row N trains LoRA of one rank in every layer of block N and above; what is below runs once per sample and is kept (in a file,
-so that it is no memory of the process). `N-unkept` runs it in every epoch, without gradients. `full` trains every parameter.
+so that it is no memory of the process). `N-unkept` runs it in every epoch, without gradients. `full` trains every parameter,
+`full-dropout` with the model's own dropout, as is customary.
 All rows train on the same batches of MRPC from MiniLM's checkpoint, one thread, each in a process of its own.
 
 Seconds per step are those of all steps of all epochs, the first one's included, over their number; `first` and `later` are the
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -40,7 +42,7 @@ HEADS = (
     "s/step", "first", "later", "time ÷ full", "predicted", "measured ÷ pred.",
     "peak MiB", "÷ full", "above MiB", "÷ full", "priced",
 )  # fmt: skip
-ROWS = "full,0,1,2,3,4,5,3-unkept"
+ROWS = "full,full-dropout,0,1,2,3,4,5,3-unkept"
 
 
 def minilm() -> str:
@@ -69,15 +71,17 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     row = options.child
-    is_full, is_kept = row == "full", not row.endswith("-unkept")
+    cut, _, how = row.partition("-")
+    is_full = cut == "full"
     config = TrainingConfig(
         learning_rate=2e-5 if is_full else 1e-3,
         batch_size=options.batch_size,
         precision=Precision(options.precision),
         keep_in_memory=0,
-        **({} if is_kept else {"keep_at_most": 0}),
+        dropout=how == "dropout",
+        **({"keep_at_most": 0} if how == "unkept" else {}),
     )
-    plan = load_plan(FOLDER / f"plan-{0 if is_full else row.partition('-')[0]}.json", is_strict=False)
+    plan = load_plan(FOLDER / f"plan-{0 if is_full else cut}.json", is_strict=False)
     before = memory_told().get("VmRSS", 0)
     opened = open_plan_model(plan, str(options.data), config)
     chosen = list(opened.part.train)
@@ -185,7 +189,7 @@ def show(results: dict[str, Any]) -> None:
     table.add_column("row")
     for head in HEADS:
         table.add_column(head, justify="right")
-    for name, row in sorted(rows.items(), key=lambda item: (item[0] != "full", item[0])):
+    for name, row in sorted(rows.items(), key=lambda item: (not item[0].startswith("full"), item[0])):
         foreseen = predicted.get(name, {})
         ratio = row["step_seconds"] / full["step_seconds"] if full else None
         table.add_row(
@@ -221,6 +225,7 @@ def main() -> None:
     results: dict[str, Any] = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
     if not options.show:
         if results.get("settings") != settings:
+            shutil.rmtree(FOLDER, ignore_errors=True)
             results = {"settings": settings, "rows": {}}
         results["predicted"] = prepared(options)
         for row in options.rows.split(","):

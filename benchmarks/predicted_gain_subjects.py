@@ -102,7 +102,7 @@ MINILM = Subject(
     model=None,
     data=SHARED / "data" / "mrpc" / "train.tsv",
     profiling=ProfilingConfig(max_length=96, num_samples=256, proxy="all", max_rank=16),
-    training=TrainingConfig(max_length=96, batch_size=16, threads=1),
+    training=TrainingConfig(max_length=96, batch_size=16, threads=1, dropout=True),
     layer_steps=100,
     plan_steps=200,
     full_rates=(1e-4, 3e-4, 1e-3),

@@ -59,7 +59,7 @@ DEMO = Setting(
     max_trainable_params=demo.MAX_TRAINABLE_PARAMS,
     rates_file=ROOT / "src" / "layerlens" / "workflow" / "demo_rates.json",
     full_rates=(1e-5, 2e-5, 5e-5, 1e-4),
-    adapter_rates=(2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3),
+    adapter_rates=(1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3),
 )
 
 # What fits two shared cores: 200 steps of 16, about one pass over the training part, scored on all 1,725 test pairs.
@@ -70,7 +70,7 @@ MRPC = Setting(
     eval_data=str(SHARED / "data" / "mrpc" / "msr_paraphrase_test.txt"),
     arms=("full", "query+value", "uniform", "layerlens"),
     profiling=ProfilingConfig(max_length=96, num_samples=256, proxy="off"),
-    training=TuneConfig(max_length=96, batch_size=16, max_steps=200, max_eval_samples=1725),
+    training=TuneConfig(max_length=96, batch_size=16, max_steps=200, max_eval_samples=1725, dropout=True),
     max_trainable_params=50_000,
     rates_file=ROOT / "benchmarks" / "rates-mrpc.json",
     full_rates=(3e-5, 1e-4, 2e-4),

@@ -12,6 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from layerlens.adapting.attach import attached
+from layerlens.adapting.dropout import rest_
 from layerlens.adapting.optimizer import build_optimizer
 from layerlens.artifacts.options import trainable_params
 from layerlens.artifacts.plan import Plan
@@ -52,10 +53,10 @@ class Case:
 
 
 CASES = {
-    "dropout": Case("bert", TaskKind.CLASSIFICATION, shape=BERT),
-    "dropout, every method": Case("bert", TaskKind.CLASSIFICATION, [*Method], shape=BERT),
-    "dropout, above a cut": Case("bert", TaskKind.CLASSIFICATION, cut=1, shape=BERT),
-    "dropout, at a length between those counted": Case("bert", TaskKind.CLASSIFICATION, length=48, shape=BERT),
+    "an encoder": Case("bert", TaskKind.CLASSIFICATION, shape=BERT),
+    "an encoder, every method": Case("bert", TaskKind.CLASSIFICATION, [*Method], shape=BERT),
+    "an encoder, above a cut": Case("bert", TaskKind.CLASSIFICATION, cut=1, shape=BERT),
+    "an encoder, at a length between those counted": Case("bert", TaskKind.CLASSIFICATION, length=48, shape=BERT),
     "question answering": Case("bert", TaskKind.QUESTION_ANSWERING, shape=BERT),
     "a large vocabulary": Case("llama", TaskKind.CAUSAL_LM, shape=LLAMA),
     "a large vocabulary, above a cut": Case("llama", TaskKind.CAUSAL_LM, cut=1, shape=LLAMA),
@@ -126,7 +127,7 @@ def taken(case: Case, task_model: TaskModel, data: LoadedData, plan: Plan) -> in
     with attached(task_model.model, plan, seed=0) as model:
         optimizer = build_optimizer(model, TuneConfig(), new_parameters=task_model.new_parameters)
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        model.train()
+        rest_(model)
 
         def step() -> None:
             loss = task.per_sample_loss(model(**task.model_inputs(batch)), batch).mean()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
 
-from layerlens.config import Precision
+from layerlens.config import Precision, TrainingConfig
+from layerlens.data.example import Batch
 from layerlens.models.arithmetic import has_fast_bf16
+from layerlens.models.plain_attention import tokens_of, training_attention
 
 #: What accelerate sets on a model that it prepares for training.
 _PREPARED = ("forward", "_original_forward", "_is_accelerate_prepared")
@@ -33,6 +35,17 @@ def arithmetic(precision: Precision, device: torch.device) -> dict[str, str | bo
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Autocast of the forward pass; weights, gradients and optimiser state stay float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=uses_bf16(precision, device))
+
+
+def attention(config: TrainingConfig, device: torch.device, model: nn.Module, batch: Batch) -> AbstractContextManager[None]:
+    """How attention is made in the forward pass.
+
+    Torch's own choice in float32, with dropout, and where activations are computed again: that happens in the backward pass,
+    outside of the context.
+    """
+    if config.dropout or getattr(config, "gradient_checkpointing", False) or not uses_bf16(config.precision, device):
+        return nullcontext()
+    return training_attention(device, tokens_of(model, batch))
 
 
 def kept_generators(device: torch.device) -> AbstractContextManager[None]:

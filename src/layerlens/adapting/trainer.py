@@ -25,11 +25,11 @@ from transformers.integrations import TensorBoardCallback
 
 from layerlens.adapting.boundary_start import BoundaryStart
 from layerlens.adapting.clock import Clock
-from layerlens.adapting.dropout import plain_attention, rest_, without_dropout
+from layerlens.adapting.dropout import rest_, without_dropout
 from layerlens.adapting.hooks import NO_HOOKS, Hooks
 from layerlens.adapting.lora import trainable_state
 from layerlens.adapting.optimizer import build_optimizer, build_schedule
-from layerlens.adapting.precision import training_device, uses_bf16
+from layerlens.adapting.precision import attention, training_device, uses_bf16
 from layerlens.adapting.trackers import check_trackers
 from layerlens.adapting.training import diverged
 from layerlens.adapting.training_batch import training_batch
@@ -152,8 +152,7 @@ class TaskTrainer(Trainer):  # type: ignore[misc]
         samples = inputs.pop(NUMBERS).tolist()
         if not self.config.dropout:
             rest_(model)
-        mask = self.task.token_mask(inputs)
-        with self.start.step(samples, inputs), plain_attention(self.config, self.args.device, mask):
+        with self.start.step(samples, inputs), attention(self.config, self.args.device, model, inputs):
             outputs = as_float32(model(**self.task.model_inputs(inputs)))
         loss = self.task.per_sample_loss(outputs, inputs).mean()
         self.history.losses.append(loss.item())

@@ -11,9 +11,9 @@ from torch import nn
 
 from layerlens.adapting.boundary_start import BoundaryStart
 from layerlens.adapting.boundary_store import BoundaryShelf
-from layerlens.adapting.dropout import plain_attention, rest_
+from layerlens.adapting.dropout import rest_
 from layerlens.adapting.optimizer import build_optimizer, build_schedule
-from layerlens.adapting.precision import autocast, kept_generators
+from layerlens.adapting.precision import attention, autocast, kept_generators
 from layerlens.adapting.training_batch import training_batch
 from layerlens.config import TrainingConfig
 from layerlens.data.example import Example
@@ -68,8 +68,8 @@ def train(
         torch.manual_seed(seed)
         for step, indices in enumerate(batches):
             batch = to_device(training_batch(task, [examples[index] for index in indices]), device)
-            plain = plain_attention(config, device, task.token_mask(batch))
-            with autocast(config.precision, device), start.step(indices, batch), plain:
+            made = attention(config, device, model, batch)
+            with autocast(config.precision, device), start.step(indices, batch), made:
                 outputs = model(**task.model_inputs(batch))
             loss = task.per_sample_loss(as_float32(outputs), batch).mean()
             # Else the outputs, a language model's logits, stand beside their gradients.

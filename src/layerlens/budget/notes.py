@@ -47,13 +47,13 @@ def _memory_counted(profile: Profile) -> str:
     """What the priced memory holds beside weights, adapters and optimiser."""
     if profile.step_memory is None:
         return (
-            "the profile is of an earlier version, and memory is priced too low: without what dropout keeps, attention weights "
-            "above all, without head and loss, a language model's logits among them, and without gradients of activations; "
-            "profile again"
+            "the profile is of an earlier version, and memory is priced too low: without head and loss, a language model's "
+            "logits among them, and without gradients of activations; profile again"
         )
     return (
-        "memory is that of a step's tensors as training makes them, dropout on: what blocks, head and loss keep, and the most "
-        "that gradients of the outputs, or the passes of one block, take beside; the libraries' own comes on top"
+        "memory is that of a step's tensors as training makes them, without the model's own dropout: what blocks, head and loss "
+        "keep, and the most that gradients of the outputs, or the passes of one block, take beside; the libraries' own comes on "
+        "top, and with --dropout true what that keeps"
     )
 
 

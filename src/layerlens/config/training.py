@@ -50,7 +50,9 @@ class TrainingConfig(DataConfig):
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1, description="share of the steps that the learning rate rises for")
     weight_decay: float = Field(default=0.01, ge=0, description="decoupled weight decay")
     max_grad_norm: float = Field(default=1.0, gt=0, description="norm that a step's gradients are clipped to")
-    dropout: bool = Field(default=True, description="train with the model's own dropout; without it a step takes less memory")
+    dropout: bool = Field(
+        default=False, description="train with the model's own dropout, which takes more time and memory than plans foresee"
+    )
     precision: Precision = Field(
         default=Precision.AUTO, description="arithmetic of training; auto takes bf16 where the processor has it"
     )

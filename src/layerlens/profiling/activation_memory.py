@@ -1,6 +1,6 @@
 """What a training step takes beside weights, adapters and optimiser: counted on one small batch, as training runs it.
 
-    saved      of each block: what its graph keeps for the backward pass, weights frozen, dropout on
+    saved      of each block: what its graph keeps for the backward pass, weights frozen, no dropout
     working    of each block: what its passes take beside that for a moment, gradients above all
     outside    of what follows the blocks: what autograd keeps, and the gradients of the outputs and of their logarithms
 
@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.cache_utils import Cache
 
 from layerlens.artifacts.layers import ModelLayout
@@ -66,7 +65,7 @@ def count_step(model: nn.Module, layout: ModelLayout, task: Task, samples: Count
     """Count a training step of a model in memory, block by block.
 
     Args:
-        model: The task model; weights, gradient flags, modes and random generators are left as they were.
+        model: The task model; weights, gradient flags and modes are left as they were.
         layout: Its blocks, and the head that is trained beside any plan.
         task: Its loss.
         samples: One batch.
@@ -154,18 +153,14 @@ def outside_bytes(
 
 @contextmanager
 def as_trained(model: nn.Module, layout: ModelLayout) -> Iterator[None]:
-    """Training mode in blocks and head, weights frozen but for the head's; afterwards all is as it was, generators included.
+    """Weights frozen but for the head's, and nothing drawn, as adapters train unless asked otherwise.
 
-    What surrounds the blocks stays in evaluation mode: where it skips blocks at random, none would be counted. So do batch
-    norms, whose statistics would move.
+    Afterwards modes and gradient flags are as they were.
     """
     modes = [(module, module.training) for module in model.modules()]
-    device = next(model.parameters()).device
-    parts = [model.get_submodule(path) for path in (*(block.path for block in layout.blocks), *layout.head)]
     try:
-        with frozen(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            for module in (module for part in parts for module in part.modules()):
-                module.training = not isinstance(module, _BatchNorm)
+        with frozen(model):
+            model.eval()
             for path in layout.head:
                 for parameter in model.get_submodule(path).parameters():
                     parameter.requires_grad_(parameter.is_floating_point())

@@ -1,6 +1,6 @@
 """From what is counted on samples of two lengths to bytes at any length.
 
-    block, per sample      per_token · T + per_pair · T²          attention keeps its weights where it drops some of them out
+    block, per sample      per_token · T + per_pair · T²          attention that is not fused keeps its weights
     outside, per sample    per_sample + per_token · T
 
 Where there is one length alone, all is taken to be per token in the blocks and per sample outside, exact at that length.

@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from layerlens.adapting import precision
-from layerlens.adapting.precision import autocast, has_fast_bf16, own_forward, uses_bf16
-from layerlens.config import Precision
+from layerlens.adapting.precision import attention, autocast, has_fast_bf16, own_forward, uses_bf16
+from layerlens.config import Precision, TuneConfig
 
 CPU = torch.device("cpu")
 
@@ -39,6 +39,18 @@ def test_what_is_asked_for_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_autocast_changes_the_arithmetic_of_the_forward_pass(wanted: Precision, dtype: torch.dtype) -> None:
     with autocast(wanted, CPU):
         assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype is dtype
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_plain"),
+    [({}, True), ({"dropout": True}, False), ({"precision": "fp32"}, False), ({"gradient_checkpointing": True}, False)],
+)
+def test_attention_is_plain_in_bf16_without_dropout_where_nothing_is_computed_again(
+    changed: dict[str, object], is_plain: bool
+) -> None:
+    config = TuneConfig.model_validate({"precision": "bf16", **changed})
+    with attention(config, CPU, torch.nn.Module(), {"attention_mask": torch.ones(2, 16)}):
+        assert torch.backends.cuda.flash_sdp_enabled() is not is_plain
 
 
 @pytest.fixture

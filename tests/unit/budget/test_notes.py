@@ -55,12 +55,12 @@ def test_a_plan_says_what_its_memory_holds_and_what_that_of_an_older_profile_lea
     made = small()
     told = planned(made, max_vram_gb=10.0).metadata.assumptions
     assert any("without gradient checkpointing" in line for line in told)
-    assert any("dropout on" in line and "gradients of the outputs" in line for line in told)
+    assert any("without the model's own dropout" in line and "gradients of the outputs" in line for line in told)
     assert any("head" in line and "the same in every plan and left out" in line for line in told)
     older = made.profile.model_copy(update={"step_memory": None})
     told = planned(replace(made, profile=older), max_vram_gb=10.0).metadata.assumptions
     assert [line.endswith("profile again") and "logits" in line for line in told if "earlier version" in line] == [True]
-    assert not any("dropout on" in line for line in told)
+    assert not any("without the model's own dropout" in line for line in told)
 
 
 def test_a_weight_of_latency_that_decides_nothing_says_so() -> None:

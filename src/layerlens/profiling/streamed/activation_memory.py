@@ -24,7 +24,7 @@ def count_streamed_step(model: StreamedModel, task: Task, samples: CountedSample
     """Count a training step of a streamed model, block by block.
 
     Args:
-        model: The streamed model; modes, gradient flags and random generators are left as they were.
+        model: The streamed model; modes and gradient flags are left as they were.
         task: Its loss.
         samples: One batch.
     """
