@@ -31,6 +31,7 @@ from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from layerlens.adapting.attach import attached
+from layerlens.adapting.dropout import rest_
 from layerlens.adapting.memory import peak_memory
 from layerlens.adapting.optimizer import build_optimizer
 from layerlens.adapting.precision import autocast
@@ -168,6 +169,7 @@ def measured(base: str, folder: Path, options: argparse.Namespace) -> dict[str, 
     gc.collect()
     with attached(model, plan_of(task_model, options.rank), seed=0) as adapted:
         adapted.train()
+        rest_(adapted)
         optimizer = build_optimizer(adapted, TrainingConfig(learning_rate=1e-4))
         losses, seconds = [], []
         with peak_memory(device) as peak:

@@ -45,4 +45,6 @@ def test_perplexity_states_its_windows(capsys: pytest.CaptureFixture[str]) -> No
     windows = Windows(window=64, stride=32, has_bos=True, num_tokens=640)
     texts = [text.model_copy(update={"windows": windows}) for text in evaluation.texts]
     assert show_evaluate(evaluation.model_copy(update={"texts": texts}))
-    assert "64 tokens, 32 apart, with BOS" in capsys.readouterr().out
+    told = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
+    assert " ".join(["windows", *["64 tokens, 32 apart"] * len(texts)]) in told
+    assert " ".join(["begin with BOS", *["yes"] * len(texts)]) in told

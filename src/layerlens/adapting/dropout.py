@@ -5,7 +5,11 @@ models alike, and it costs time and memory: what is drawn is kept for the backwa
 weights.
 
 A block that is to compute its activations again (gradient checkpointing) does so in training mode alone, so it stays in that,
-and its own numbers that are called dropout are zero meanwhile (BART's layers draw by such numbers, not by a module).
+and its own numbers that are called dropout are zero meanwhile (BART's layers draw by such numbers, not by a module). So does an
+int8 layer of bitsandbytes, which rounds activations too in evaluation mode.
+
+What else a model does in training mode alone goes with it: the jitter of some routers of experts, a layer left out by chance
+(LayerDrop, stochastic depth), BigBird's draw of blocks, the clipping of Gemma 3n's coefficients.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from contextlib import contextmanager
 
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from layerlens.models.quantised_base import INT8_BNB_LAYER
 
 
 @contextmanager
@@ -37,6 +43,8 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
 
 
 def rest_(model: nn.Module) -> None:
-    """Put every module into evaluation mode, in place, but blocks that compute their activations again."""
+    """Put every module into evaluation mode, in place, but those that need training mode for what is not dropout."""
     for module in model.modules():
-        module.training = isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
+        is_computed_again = isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
+        # By name, as the library is there only for those who ask for it.
+        module.training = is_computed_again or type(module).__name__ == INT8_BNB_LAYER

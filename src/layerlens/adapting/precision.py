@@ -41,7 +41,8 @@ def attention(config: TrainingConfig, device: torch.device, model: nn.Module, ba
     """How attention is made in the forward pass.
 
     Torch's own choice in float32, with dropout, and where activations are computed again: that happens in the backward pass,
-    outside of the context.
+    outside of the context. So is what runs without gradients below the trained blocks, where the fused kernel is no slower, and
+    where what one batch gives must not depend on the batch that it is wanted for.
     """
     if config.dropout or getattr(config, "gradient_checkpointing", False) or not uses_bf16(config.precision, device):
         return nullcontext()

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-#: What was done before an option came, where it is no longer done by default.
-_ONCE = {"dropout": True}
-
+from layerlens.config.training import ONCE
 
 def without_newer(options: Mapping[str, Any], recorded: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a record has or would have: one that came later mostly does by default what was done without it.
@@ -17,5 +15,5 @@ def without_newer(options: Mapping[str, Any], recorded: Mapping[str, Any], usual
         recorded: Of the record.
         usual: What the options are by default.
     """
-    done = {**usual, **_ONCE}
+    done = {**usual, **ONCE}
     return {name: value for name, value in options.items() if name in recorded or value != done.get(name)}

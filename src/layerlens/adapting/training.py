@@ -39,7 +39,7 @@ def train(
     Below the lowest trained block there is no gradient and no dropout, and what was computed once is not computed again.
 
     Args:
-        model: On its device; left in training mode but for what lies below the lowest trained block.
+        model: On its device; its modules' modes are left as training set them.
         task: Collates and gives the loss; a step's loss is the mean over its samples.
         examples: What `batches` index.
         batches: Sample numbers of each step; the schedule's horizon is their count.

@@ -10,6 +10,7 @@ from layerlens.artifacts.differences import differing_paths, flat, told
 from layerlens.artifacts.store import RUN_FILE, claim_folder, read_claim, working_alone, write_json
 from layerlens.benching.contents import contents_of, keep_contents, known_contents
 from layerlens.config.bench import BenchRates, BenchSuite, RateKind
+from layerlens.config.training import ONCE
 from layerlens.errors import ConfigError
 
 #: What `--extend` lets grow or shrink.
@@ -21,12 +22,13 @@ _CONTENTS = "contents"
 
 
 def suite_identity(suite: BenchSuite) -> dict[str, Any]:
-    """Everything that a suite's results depend on, by dotted path; what is at its default is left out.
+    """Everything that a suite's results depend on, by dotted path; what is at its default is left out, `config.training.ONCE` apart.
 
     A later version's new options then change nothing, as long as they are not used.
     """
     content = suite.model_dump(mode="json", exclude_defaults=True, exclude={"description", "report_to", "name"})
-    return {"command": "bench", "suite": suite.name, **flat(content)}
+    always = {f"training.{name}": getattr(suite.training, name) for name in ONCE}
+    return {"command": "bench", "suite": suite.name, **flat(content), **always}
 
 
 def claim_suite_folder(folder: Path, suite: BenchSuite, *, may_extend: bool) -> None:
@@ -53,6 +55,7 @@ def _claim(folder: Path, identity: dict[str, Any], contents: dict[str, str], *, 
     if found is None or found.get("command") != "bench":
         claim_folder(folder, identity | {_CONTENTS: contents})
         return
+    found = {f"training.{name}": value for name, value in ONCE.items()} | found
     # Tasks that have left the suite keep their entry: their runs lie there still, and count again when they come back.
     known = found.pop(_CONTENTS, {})
     differing = differing_paths(found, identity)

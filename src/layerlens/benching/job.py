@@ -10,10 +10,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from layerlens.artifacts.evaluation import Arm
 from layerlens.artifacts.store import read_json, write_json
+from layerlens.config.training import ONCE, RaceConfig, TuneConfig
 from layerlens.errors import LayerLensError, ManifestError
 from layerlens.words import Frozen
 
@@ -40,7 +41,9 @@ class Job(Frozen):
     out: str = Field(description="folder of what it makes")
     model: str
     data: str
-    config: dict[str, Any] = Field(description="ProfilingConfig, RaceConfig or TuneConfig, without what is at its default")
+    config: dict[str, Any] = Field(
+        description="ProfilingConfig, RaceConfig or TuneConfig, without what is at its default and not in config.training.ONCE"
+    )
     eval_data: str | None = None
     eval_split: str | None = None
     plan: str | None = Field(default=None, description="the plan to race or to train")
@@ -53,6 +56,18 @@ class Job(Frozen):
         default=None, description="of a search: what its trials share with the race, without what is at RaceConfig's default"
     )
     metric: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_what_was_once_done(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or not isinstance(content.get("config"), dict) or content.get("kind") == JobKind.PROFILE:
+            return content
+        return content | {"config": {**ONCE, **content["config"]}}
+
+
+def options_of(config: RaceConfig | TuneConfig) -> dict[str, Any]:
+    """A job's config: what is not at its default, and what older records leave out though it was not done as it is by default."""
+    return config.model_dump(mode="json", exclude_defaults=True) | {name: getattr(config, name) for name in ONCE}
 
 
 class Conditions(Frozen):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from layerlens.config.data import DataConfig
 from layerlens.config.spellings import Bytes, Names, Seeds, Source, split_pairs
+
+#: What training did before there was an option for it, where it does otherwise by default since; older records lack the option.
+ONCE: Mapping[str, Any] = {"dropout": True}
 
 Rates = Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(split_pairs)]
 

@@ -27,13 +27,6 @@ def _changed(text: TextQuality) -> str:
     return "" if change is None else f"{change.before:.4g} → {change.after:.4g}"
 
 
-def _windowed(text: TextQuality) -> str:
-    if text.windows is None:
-        return ""
-    begin = "with" if text.windows.has_bos else "without"
-    return f"{text.windows.window:,} tokens, {text.windows.stride:,} apart, {begin} BOS"
-
-
 def _spread(text: TextQuality, name: str) -> str:
     found = text.kl or text.embedding_distance
     return "" if found is None else f"{getattr(found, name):.3g}"
@@ -42,7 +35,8 @@ def _spread(text: TextQuality, name: str) -> str:
 #: What is printed of each text; a row that no text has is left out.
 _MEASURES: dict[str, Callable[[TextQuality], str]] = {
     "positions": lambda text: f"{text.num_positions:,}",
-    "windows": lambda text: _windowed(text),
+    "windows": lambda text: f"{text.windows.window:,} tokens, {text.windows.stride:,} apart" if text.windows else "",
+    "begin with BOS": lambda text: "" if text.windows is None else "yes" if text.windows.has_bos else "no",
     "perplexity": lambda text: _changed(text) if text.perplexity else "",
     "metric": lambda text: f"{text.metric.name} {_changed(text)}" if text.metric else "",
     "compared": lambda text: "KL, nats" if text.kl else "1 − cosine of embeddings",

@@ -26,7 +26,9 @@ from layerlens.nn.recomputed_linear import RecomputedLinear
 from layerlens.nn.tied_modules import TiedLinear
 
 LIBRARIES = {BaseFormat.INT8_TORCHAO: "torchao", BaseFormat.INT8_BNB: "bitsandbytes", BaseFormat.INT4_BNB: "bitsandbytes"}
-_BNB_LAYERS = {BaseFormat.INT8_BNB: "Linear8bitLt", BaseFormat.INT4_BNB: "Linear4bit"}
+#: Class of an int8 layer of bitsandbytes, and of PEFT's layer around one.
+INT8_BNB_LAYER = "Linear8bitLt"
+_BNB_LAYERS = {BaseFormat.INT8_BNB: INT8_BNB_LAYER, BaseFormat.INT4_BNB: "Linear4bit"}
 
 
 def check_library(base_format: BaseFormat) -> None:

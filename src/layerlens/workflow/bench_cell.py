@@ -18,7 +18,7 @@ from layerlens.artifacts.plan import Plan, candidates_folder, load_candidates, l
 from layerlens.artifacts.profile import load_profile
 from layerlens.artifacts.store import sha256_of_file, write_json
 from layerlens.benching.cells import CellPlace, data_options, race_config, training_config
-from layerlens.benching.job import Done, Job, JobKind, done_record, reason_of
+from layerlens.benching.job import Done, Job, JobKind, done_record, options_of, reason_of
 from layerlens.config.bench import BenchSuite, RateKind
 from layerlens.errors import LayerLensError, ManifestError
 from layerlens.words import Site
@@ -209,9 +209,7 @@ class BenchCell:
         first = self.suite.seeds[0] if seed is None else seed
         config = race_config(self.suite, self.place.task, seed=first, rate=rate, only=self._only(variant))
         out = str(Path(self._raced(variant, seed)).parent)
-        return self._job(
-            JobKind.RACE, out, config.model_dump(mode="json", exclude_defaults=True), plan=source, plan_hash=self._hash(source)
-        )
+        return self._job(JobKind.RACE, out, options_of(config), plan=source, plan_hash=self._hash(source))
 
     def _make_plan(self, variant: str) -> None:
         path = self.plan_path(variant)
@@ -262,7 +260,7 @@ class BenchCell:
         return self._job(
             kind,
             out,
-            config.model_dump(mode="json", exclude_defaults=True),
+            options_of(config),
             plan=at,
             plan_hash=self._hash(at),
             candidates=self._plan(arm if arm in VARIANTS else LAYERLENS),

@@ -28,6 +28,7 @@ from layerlens.words import TaskKind
 from tests.unit.adapting.plans import EVERY_FAMILY, info_of, kind_of, made_data, make_plan, tiny_task_model
 
 CONFIG = TrainingConfig(learning_rate=3e-3, precision=Precision.FP32)
+WITH_DROPOUT = CONFIG.model_copy(update={"dropout": True})
 NOTHING_KEPT = CONFIG.model_copy(update={"keep_at_most": 0})
 NUM, SIZE, EPOCHS = 24, 8, 3
 
@@ -74,14 +75,16 @@ def trained(
         return result(train(adapted, data.task, data.examples, batches, config, seed=3), adapted)
 
 
-def trained_plainly(task_model: TaskModel, plan: Plan, data: LoadedData, batches: list[list[int]]) -> Trained:
+def trained_plainly(
+    task_model: TaskModel, plan: Plan, data: LoadedData, batches: list[list[int]], config: TrainingConfig = CONFIG
+) -> Trained:
     """Every step runs the whole model; what is not above the first block is in evaluation mode, so that it has no dropout."""
     first = describe_layers(task_model.model).blocks[0].path
     with attached(task_model.model, plan, seed=0) as adapted:
-        optimizer = build_optimizer(adapted, CONFIG)
-        schedule = build_schedule(optimizer, num_steps=len(batches), warmup_ratio=CONFIG.warmup_ratio)
+        optimizer = build_optimizer(adapted, config)
+        schedule = build_schedule(optimizer, num_steps=len(batches), warmup_ratio=config.warmup_ratio)
         parameters = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-        adapted.train()
+        adapted.train(config.dropout)
         task_model.model.get_submodule(first).eval()
         for path, module in task_model.model.named_modules():
             if "embed" in path or path in ("transformer.drop", "transformer.wte", "transformer.wpe"):
@@ -94,7 +97,7 @@ def trained_plainly(task_model: TaskModel, plan: Plan, data: LoadedData, batches
                 loss = data.task.per_sample_loss(adapted(**data.task.model_inputs(batch)), batch).mean()
                 losses.append(loss.item())
                 loss.backward()
-                nn.utils.clip_grad_norm_(parameters, CONFIG.max_grad_norm)
+                nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
@@ -113,17 +116,20 @@ def assert_close(one: Trained, other: Trained) -> None:
         torch.testing.assert_close(tensor, other[1][name], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("config", [CONFIG, WITH_DROPOUT], ids=["without-dropout", "dropout"])
 @pytest.mark.parametrize("family", EVERY_FAMILY)
-def test_training_from_kept_states_is_training_without_them(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_from_kept_states_is_training_without_them(
+    family: str, config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kind = kind_of(family)
     task_model = tiny_task_model(family, tmp_path, kind)
     data, plan, batches = made_data(task_model, kind, NUM), upper_plan(task_model, kind), shuffled_batches()
     alike = of_one_length(data)
     # Batches that are padded alike have products of one shape, which add in one order.
-    assert_equal(trained(task_model, plan, alike, batches), trained_plainly(task_model, plan, alike, batches))
+    assert_equal(trained(task_model, plan, alike, batches, config), trained_plainly(task_model, plan, alike, batches, config))
     # These short samples would all be padded to the same length else.
     monkeypatch.setattr(training_batch, "TOKENS", 1)
-    assert_close(trained(task_model, plan, data, batches), trained_plainly(task_model, plan, data, batches))
+    assert_close(trained(task_model, plan, data, batches, config), trained_plainly(task_model, plan, data, batches, config))
 
 
 class Rows:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -13,10 +15,13 @@ from layerlens.adapting.attach import attached
 from layerlens.adapting.dropout import rest_, without_dropout
 from layerlens.adapting.training import train
 from layerlens.adapting.tune import tune
-from layerlens.config import Precision, TrainingConfig, TuneConfig
+from layerlens.config import BaseFormat, Precision, TrainingConfig, TuneConfig
 from layerlens.data.partition import partition
+from layerlens.models.checkpoint import open_checkpoint
+from layerlens.models.load import load_task_model
 from layerlens.words import TaskKind
-from tests.unit.adapting.plans import made_data, make_plan, tiny_task_model
+from tests.unit.adapting.bases import need, save_family
+from tests.unit.adapting.plans import info_of, made_data, make_plan, tiny_task_model
 
 KIND = TaskKind.CLASSIFICATION
 
@@ -53,6 +58,54 @@ def test_checkpointed_blocks_that_draw_by_numbers_of_their_own_draw_nothing() ->
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_an_int8_base_multiplies_as_its_library_trains(tmp_path: Path) -> None:
+    need(BaseFormat.INT8_BNB)
+    checkpoint = open_checkpoint(str(save_family("bert", tmp_path / "model")))
+    model = load_task_model(checkpoint, info_of(KIND), seed=0, base_format=BaseFormat.INT8_BNB).model
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model.config.attention_probs_dropout_prob = 0.0
+    inputs = torch.tensor([[5, 6, 7, 8, 2], [9, 10, 11, 12, 2]])
+    as_the_library_trains = _gradients(model.train(), inputs)
+    rest_(model)
+    found = _gradients(model, inputs)
+    assert found
+    assert all(torch.equal(found[name], gradient) for name, gradient in as_the_library_trains.items())
+    # It would round activations too.
+    rounded = _gradients(model.eval(), inputs)
+    assert not all(torch.equal(rounded[name], gradient) for name, gradient in found.items())
+
+
+def _is_plain() -> bool:
+    return torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed() and not torch.backends.cuda.flash_sdp_enabled()
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_plain"), [({}, True), ({"dropout": True}, False), ({"precision": Precision.FP32}, False)]
+)
+def test_race_and_tuning_run_take_plain_attention_in_bfloat16_without_dropout(
+    changes: dict[str, Any], is_plain: bool, tmp_path: Path
+) -> None:
+    task_model = tiny_task_model("bert", tmp_path / "base", KIND)
+    data, part = made_data(task_model, KIND, 40), partition(40, None, seed=0, has_eval_data=False)
+    plan = make_plan(task_model, KIND, 2)
+    seen: list[bool] = []
+    layer = next(path for path, module in task_model.model.named_modules() if path.endswith("attention.self"))
+    task_model.model.get_submodule(layer).register_forward_hook(
+        lambda *_: seen.append(_is_plain()) if torch.is_grad_enabled() else None
+    )
+    options = {"precision": Precision.BF16, "learning_rate": 1e-3, "batch_size": 8, "fit_head": False} | changes
+    with attached(task_model.model, plan, seed=0) as adapted:
+        batches = [list(range(8)), list(range(8, 16))]
+        train(adapted, data.task, data.examples, batches, TrainingConfig.model_validate(options), seed=0)
+    assert seen == [is_plain] * 2
+    seen.clear()
+    tune(plan, task_model, data, part, (data, part.test), TuneConfig(max_steps=2, **options), out=tmp_path / "out")
+    assert seen == [is_plain] * 2
+    assert not _is_plain()
 
 
 def test_the_race_draws_nothing_either(tmp_path: Path) -> None:

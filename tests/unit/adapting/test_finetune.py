@@ -70,6 +70,21 @@ def test_an_option_that_came_later_stops_no_run_unless_it_is_used(tmp_path: Path
     assert any("resumed from" in note for note in notes.notes)
 
 
+def test_a_run_of_a_version_without_the_option_was_one_with_dropout(tmp_path: Path) -> None:
+    with_dropout = QUICK.model_copy(update={"dropout": True})
+    go_on, out = stopped(tmp_path, with_dropout)
+    forget(out / "checkpoints" / "run.json", "config.dropout")
+    with pytest.raises(ConfigError, match=r"another run's files \(config.dropout was the default, now False\)"):
+        go_on(QUICK)
+    notes = StopAfter(99)
+    arm = go_on(with_dropout, progress=notes)
+    assert any("resumed from" in note for note in notes.notes)
+    forget(out / "arm.json", "run.config.dropout")
+    with pytest.raises(ConfigError, match=r"belongs to another run \(config.dropout was the default, now False\)"):
+        go_on(QUICK)
+    assert go_on(with_dropout) == arm
+
+
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     go_on, out = stopped(tmp_path)
     checkpoints = out / "checkpoints"

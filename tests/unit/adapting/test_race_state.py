@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,15 @@ def test_an_option_that_came_later_or_changes_no_run_stops_no_race_unless_it_is_
     later["config"]["warmup_ratio"] = 0.5
     with pytest.raises(ConfigError, match=r"this race differs \(config.warmup_ratio was the default, now 0.5\)"):
         open_state(path, "two", later, may_start_anew=False)
+
+
+def test_a_race_of_a_version_without_the_option_was_one_with_dropout(path: Path) -> None:
+    def now(dropout: bool) -> dict[str, Any]:
+        return {"config": {"learning_rate": 0.01, "dropout": dropout}, "candidates": {"uniform": "a1"}}
+
+    assert open_state(path, "two", now(True), may_start_anew=False)[0].runs == [RUN]
+    with pytest.raises(ConfigError, match=r"this race differs \(config.dropout was the default, now False\)"):
+        open_state(path, "two", now(False), may_start_anew=False)
 
 
 def test_a_file_of_an_older_version_is_gone_on_with_or_put_aside(path: Path) -> None:

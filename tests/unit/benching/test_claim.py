@@ -33,6 +33,7 @@ def test_the_same_suite_goes_on_in_its_folder(tmp_path: Path) -> None:
         ({"tasks": {"docs": {"data": "stdlib-docs", "max_length": 32}}}, "tasks.docs.max_length was 16, now 32"),
         ({"budget": {"max_trainable_params": 7}}, "budget.max_trainable_params was 1000, now 7"),
         ({"learning_rates": {"tuned": "kind"}}, "learning_rates.tuned was the default, now kind"),
+        ({"training": {"batch_size": 8, "max_steps": 4, "dropout": True}}, "training.dropout was False, now True"),
         ({"seeds": [0, 1, 2]}, "seeds was 0,1, now 0,1,2"),
         ({"arms": ["full"]}, "arms was full,uniform,layerlens, now full"),
     ],
@@ -151,6 +152,16 @@ def test_a_folder_of_an_older_version_takes_its_data_as_they_are(tmp_path: Path)
     data.write_text("text,label\na,1\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="other data"):
         claim(tmp_path / "out", tasks=tasks)
+
+
+def test_a_folder_of_a_version_without_the_option_was_made_with_dropout(tmp_path: Path) -> None:
+    with_dropout = {"training": {"batch_size": 8, "max_steps": 4, "dropout": True}}
+    older = suite_identity(suite(**with_dropout))
+    del older["training.dropout"]
+    write_json(tmp_path / "out" / "run.json", older)
+    claim(tmp_path / "out", **with_dropout)
+    with pytest.raises(ConfigError, match=r"training\.dropout was True, now False"):
+        claim(tmp_path / "out")
 
 
 def test_a_suite_does_not_grow_while_a_call_works_in_its_folder(tmp_path: Path) -> None:

@@ -80,6 +80,22 @@ def test_seconds_are_attributed_to_the_block_that_took_them(monkeypatch: pytest.
     assert timed.outside_backward_frozen_seconds == 8.0
 
 
+@pytest.mark.parametrize(("seconds", "num_turns"), [(0.01, 1 + 15), (0.5, 1 + 3)])
+def test_frozen_and_trainable_passes_take_turns_more_of_them_where_they_are_short(
+    seconds: float, num_turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "time", TIME)
+    model, task = _Stack(), VectorTask()
+    for name in ("embed", "first", "second", "head"):
+        setattr(model, name, _Block(seconds, seconds))
+    trained: list[bool] = []
+    model.first.register_forward_hook(lambda module, *_: trained.append(module.linear.weight.requires_grad))
+    time_model(model, [block_spec("first"), block_spec("second", 1)], task, task.collate(vector_examples(3)))
+    # Arithmetic is tried in a pass of its own where it is fast.
+    assert trained[len(trained) - 2 * num_turns :] == [False, True] * num_turns
+    assert len(trained) - 2 * num_turns <= 1
+
+
 class _InFloat32(_Block):
     """Puts what its layer gives into a tensor of its input's type, as X-MOD's adapters do."""
 

@@ -128,7 +128,8 @@ def test_what_the_optimum_picks_is_measured_and_told_before_anything_is_written(
     assert notes[1].startswith("predicted before anything is written")
     assert plan is not None
     known = sum(len(matrix.family_probes) for matrix in after.matrices)
-    assert plan.metadata["notes"][-1].startswith(f"{known} options that plans chose")
+    told = f"options of plans that lay far from what their matrix was probed at, measured alone too: {known};"
+    assert plan.metadata["notes"][-1].startswith(told)
     for matrix, entry in zip(after.matrices, plan.layers, strict=True):
         assert entry.predicted_loss == option_of(matrix, entry).predicted_loss
 

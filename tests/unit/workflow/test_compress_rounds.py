@@ -141,10 +141,10 @@ def test_one_line_says_what_happened() -> None:
     measured = sum(map(len, truth.asked))
     before = -plan_compression(CURVES, at(3.0)).plan.chosen.value
     assert len(notes) == 1
-    assert notes[0].startswith(f"{measured} choices of the plan lay far from any probe")
+    assert notes[0].startswith(f"choices of the plan that lay far from any probe, measured alone: {measured};")
     assert notes[0].endswith(f"lose {-plans.plan.chosen.value:.4g} where {before:.4g} was predicted before")
     assert probed_choices(CURVES) == []
     (sentence,) = probed_choices(curves)
-    assert sentence.startswith(f"{measured} options that plans chose")
+    assert sentence.startswith(f"options of plans that lay far from what their matrix was probed at, measured alone too: {measured};")
     settled_plans(curves, at(3.0), truth, probes_all=True, progress=Watcher())
     assert len(notes) == 1

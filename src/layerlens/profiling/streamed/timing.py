@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -56,9 +55,9 @@ def time_blocks(
         shape = block_shape(model, position)
         if shape not in by_shape:
             with frozen(model.model), model.held(position, is_wanted=holds_weights):
-                forward, frozen_backward = _medians(partial(_block_pass, model, samples, part, position))
-                with _with_weight_gradients(model.layers_of(position).values()):
-                    _, backward = _medians(partial(_block_pass, model, samples, part, position))
+                run = partial(_block_pass, model, samples, part, position)
+                layers = model.layers_of(position).values()
+                (forward, frozen_backward), (_, backward) = _medians(run, partial(_with_weight_gradients, run, layers))
             by_shape[shape] = BlockTiming(
                 block=block.block, forward_seconds=forward, backward_seconds=backward, backward_frozen_seconds=frozen_backward
             )
@@ -68,7 +67,7 @@ def time_blocks(
             parameter.requires_grad_(parameter.is_floating_point())
         few = next(samples.parts(loss_tokens))
         repeats = samples.shapes[0][0] / (few.samples.stop - few.samples.start)
-        outside = [repeats * seconds for seconds in _medians(lambda: _outside_pass(model, task, samples, few))]
+        (outside,) = _medians(lambda: _outside_pass(model, task, samples, few))
     for parameter in model.model.parameters():
         parameter.grad = None
     num_samples, tokens, _ = samples.shapes[0]
@@ -78,8 +77,8 @@ def time_blocks(
         threads=torch.get_num_threads(),
         batch_size=num_samples,
         tokens_per_batch=num_samples * tokens,
-        outside_forward_seconds=outside[0],
-        outside_backward_seconds=outside[1],
+        outside_forward_seconds=repeats * outside.forward,
+        outside_backward_seconds=repeats * outside.backward,
         update_seconds_per_parameter=update_seconds_per_parameter(device),
         arithmetic="bf16" if has_fast_bf16(device) else "fp32",
         blocks=timings,
@@ -135,18 +134,18 @@ def _inside(block: BlockSpec, layer: str) -> str:
     return layer.removeprefix(f"{block.path}.")
 
 
-@dataclass(frozen=True)
-class _Seconds:
+class _Seconds(NamedTuple):
     forward: float
     backward: float
 
 
-def _medians(run: Callable[[], _Seconds]) -> tuple[float, float]:
-    # The first run warms up; where a run is long, noise is a small share of it and one more is enough.
-    first = run()
-    repeats = 1 if first.forward + first.backward > _LONG_SECONDS else _REPEATS
-    found = [run() for _ in range(repeats)]
-    return float(np.median([one.forward for one in found])), float(np.median([one.backward for one in found]))
+def _medians(*runs: Callable[[], _Seconds]) -> list[_Seconds]:
+    """Of each run; they take turns, so that what slows the machine down slows all of them."""
+    # The first turn warms up; where a run is long, noise is a small share of it and one more is enough.
+    first = [run() for run in runs]
+    repeats = 1 if max(map(sum, first)) > _LONG_SECONDS else _REPEATS
+    turns = [[run() for run in runs] for _ in range(repeats)]
+    return [_Seconds(*np.median([turn[number] for turn in turns], axis=0).tolist()) for number in range(len(runs))]
 
 
 def _block_pass(model: StreamedModel, samples: Samples, part: Part, block: int) -> _Seconds:
@@ -208,14 +207,13 @@ def block_shape(model: StreamedModel, block: int) -> Any:
     return tuple(map(type, modules)), tuple((layer.out_features, layer.in_features) for layer in model.layers_of(block).values())
 
 
-@contextmanager
-def _with_weight_gradients(layers: Any) -> Iterator[None]:
-    """Let backward also spend the products that the weights' gradients take."""
-    modules: list[StreamedLinear] = list(layers)
+def _with_weight_gradients(run: Callable[[], _Seconds], layers: Iterable[StreamedLinear]) -> _Seconds:
+    """A run whose backward also spends the products that the weights' gradients take."""
+    modules = list(layers)
     try:
         for layer in modules:
             layer.times_weight_gradient = True
-        yield
+        return run()
     finally:
         for layer in modules:
             layer.times_weight_gradient = False
