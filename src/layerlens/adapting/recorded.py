@@ -7,6 +7,7 @@ from typing import Any
 
 from layerlens.config.training import ONCE
 
+
 def without_newer(options: Mapping[str, Any], recorded: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a record has or would have: one that came later mostly does by default what was done without it.
 

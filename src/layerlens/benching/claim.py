@@ -22,7 +22,7 @@ _CONTENTS = "contents"
 
 
 def suite_identity(suite: BenchSuite) -> dict[str, Any]:
-    """Everything that a suite's results depend on, by dotted path; what is at its default is left out, `config.training.ONCE` apart.
+    """Everything that a suite's results depend on, by dotted path; what is at its default is left out, but for `ONCE`.
 
     A later version's new options then change nothing, as long as they are not used.
     """

@@ -51,9 +51,10 @@ def _memory_counted(profile: Profile) -> str:
             "logits among them, and without gradients of activations; profile again"
         )
     return (
-        "memory is that of a step's tensors as training makes them, without the model's own dropout: what blocks, head and loss "
-        "keep, and the most that gradients of the outputs, or the passes of one block, take beside; the libraries' own comes on "
-        "top, and with --dropout true what that keeps"
+        "memory is that of a step's tensors in float32, with torch's fused attention where it has one and without the model's "
+        "own dropout (profiles of earlier versions count that): what blocks, head and loss keep, and the most that gradients of "
+        "the outputs, or the passes of one block, take beside; the libraries' own comes on top, and with --dropout true what "
+        "that keeps"
     )
 
 

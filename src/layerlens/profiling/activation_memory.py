@@ -160,7 +160,6 @@ def as_trained(model: nn.Module, layout: ModelLayout) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     try:
         with frozen(model):
-            model.eval()
             for path in layout.head:
                 for parameter in model.get_submodule(path).parameters():
                     parameter.requires_grad_(parameter.is_floating_point())

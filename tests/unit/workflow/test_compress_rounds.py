@@ -145,6 +145,7 @@ def test_one_line_says_what_happened() -> None:
     assert notes[0].endswith(f"lose {-plans.plan.chosen.value:.4g} where {before:.4g} was predicted before")
     assert probed_choices(CURVES) == []
     (sentence,) = probed_choices(curves)
-    assert sentence.startswith(f"options of plans that lay far from what their matrix was probed at, measured alone too: {measured};")
+    told = f"options of plans that lay far from what their matrix was probed at, measured alone too: {measured};"
+    assert sentence.startswith(told)
     settled_plans(curves, at(3.0), truth, probes_all=True, progress=Watcher())
     assert len(notes) == 1
