@@ -89,6 +89,10 @@ def race(
         raise
     seconds = time.perf_counter() - start
     left = _state(state)
+    if left is not None and left == found and raced.race is not None and not raced.race.candidates:
+        # Nothing raced: the runs that lie there are another race's, which was stopped and may go on.
+        save_plan(path, raced)
+        return RaceResult(path, raced, list(candidates), seconds)
     if found is not None and left is not None and left.fingerprint == found.fingerprint:
         seconds += found.seconds
     if left is not None:

@@ -7,8 +7,9 @@ from typing import Any, NoReturn
 
 import pytest
 
+from layerlens.adapting.evidence import uncontested
 from layerlens.adapting.race_state import RaceState, Run, open_state, save_state
-from layerlens.artifacts.plan import Plan, candidates_folder, save_plan
+from layerlens.artifacts.plan import Plan, candidates_folder, load_plan, save_plan
 from layerlens.benching.job import Job, JobKind
 from layerlens.cli import main
 from layerlens.errors import NotFiniteError
@@ -75,6 +76,23 @@ def test_a_race_counts_the_seconds_of_the_one_that_it_goes_on_from(
     monkeypatch.setattr(races, "run_race", goes_on)
     assert races.race(path, "data", opened=opened).seconds == pytest.approx(before, abs=5.0)
     assert not (tmp_path / "plan.race.json").exists()
+
+
+def test_a_race_without_rivals_leaves_the_runs_of_a_stopped_one_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, opened = written_plan(tmp_path), Opened.__new__(Opened)
+    for name in ("task_model", "data", "part"):
+        object.__setattr__(opened, name, None)
+    state, run = tmp_path / "plan.race.json", Run(candidate="uniform", steps=20, seed=0, losses=[1.0])
+    save_state(state, RaceState(fingerprint="one", race={"config": {}}, runs=[run]))
+    written = state.read_bytes()
+    monkeypatch.setattr(
+        races, "run_race", lambda plan, candidates, *args, **options: uncontested({"uniform": plan}, "uniform", {})
+    )
+    assert races.race(path, "data", opened=opened).plan.race is not None
+    assert state.read_bytes() == written
+    assert load_plan(path).race is not None
 
 
 def test_runs_of_a_race_that_was_killed_when_its_plan_was_there_stop_no_other_race(
