@@ -28,12 +28,18 @@ def written_plan(folder: Path) -> Path:
     return path
 
 
+def nothing_opened() -> Opened:
+    """What stands for model and data where the race itself is replaced."""
+    opened = Opened.__new__(Opened)
+    for name in ("task_model", "data", "part"):
+        object.__setattr__(opened, name, None)
+    return opened
+
+
 def test_a_race_that_diverged_leaves_nothing_in_the_way_of_another_learning_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, opened = written_plan(tmp_path), Opened.__new__(Opened)
-    for name in ("task_model", "data", "part"):
-        object.__setattr__(opened, name, None)
+    path, opened = written_plan(tmp_path), nothing_opened()
 
     def diverges(*args: Any, state_path: Path, **options: Any) -> NoReturn:
         state_path.write_text("{}")
@@ -64,9 +70,7 @@ def test_a_suite_s_job_starts_anew_over_another_race_s_runs(tmp_path: Path, monk
 def test_a_race_counts_the_seconds_of_the_one_that_it_goes_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fingerprint: str, before: float
 ) -> None:
-    path, opened = written_plan(tmp_path), Opened.__new__(Opened)
-    for name in ("task_model", "data", "part"):
-        object.__setattr__(opened, name, None)
+    path, opened = written_plan(tmp_path), nothing_opened()
     save_state(tmp_path / "plan.race.json", RaceState(fingerprint=fingerprint, seconds=100.0))
 
     def goes_on(plan: Plan, *args: Any, state_path: Path, **options: Any) -> Plan:
@@ -81,9 +85,7 @@ def test_a_race_counts_the_seconds_of_the_one_that_it_goes_on_from(
 def test_a_race_without_rivals_leaves_the_runs_of_a_stopped_one_where_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, opened = written_plan(tmp_path), Opened.__new__(Opened)
-    for name in ("task_model", "data", "part"):
-        object.__setattr__(opened, name, None)
+    path, opened = written_plan(tmp_path), nothing_opened()
     state, run = tmp_path / "plan.race.json", Run(candidate="uniform", steps=20, seed=0, losses=[1.0])
     save_state(state, RaceState(fingerprint="one", race={"config": {}}, runs=[run]))
     written = state.read_bytes()
@@ -98,9 +100,7 @@ def test_a_race_without_rivals_leaves_the_runs_of_a_stopped_one_where_they_are(
 def test_runs_of_a_race_that_was_killed_when_its_plan_was_there_stop_no_other_race(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, opened = written_plan(tmp_path), Opened.__new__(Opened)
-    for name in ("task_model", "data", "part"):
-        object.__setattr__(opened, name, None)
+    path, opened = written_plan(tmp_path), nothing_opened()
     state, run = tmp_path / "plan.race.json", Run(candidate="uniform", steps=20, seed=0, losses=[1.0])
 
     def raced(plan: Plan, *args: Any, state_path: Path, **options: Any) -> Plan:
