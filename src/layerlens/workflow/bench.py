@@ -9,9 +9,10 @@ seeds vary training. Rates are tuned on validation samples from the first seed. 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from layerlens.artifacts.bench import Bench
 from layerlens.artifacts.profile import PROFILE_FILE, Profile
@@ -32,6 +33,7 @@ from layerlens.reporting.page import PAGE_FILE
 from layerlens.workflow.bench_arms import LAYERLENS, check_arms, kind_of, tuned_for
 from layerlens.workflow.bench_cell import BenchCell
 from layerlens.workflow.bench_results import BENCH_FILE, collect
+from layerlens.workflow.given import given_config
 
 WORKER = "layerlens.workflow.bench_job"
 
@@ -63,7 +65,7 @@ class BenchResult:
 def bench(
     suite: str | Path | BenchSuite,
     out: str | Path | None = None,
-    config: BenchConfig | None = None,
+    config: BenchConfig | Mapping[str, Any] | None = None,
     *,
     dry_run: bool = False,
     command: str = "layerlens.bench",
@@ -86,7 +88,7 @@ def bench(
         ConfigError: the suite, an arm or an option is not what it should be, or the folder holds results of another config or of
             other data. Another process works there.
     """
-    config = config or BenchConfig()
+    config = given_config(BenchConfig, config or {})
     read, folder = (suite, None) if isinstance(suite, BenchSuite) else read_suite(str(suite))
     asked = placed(selected(read, config), folder, config, os.environ)
     check_arms(asked.arms)

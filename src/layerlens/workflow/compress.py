@@ -6,6 +6,7 @@ OUT/           weights, config, plan.json   what measured best among our plans a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from layerlens.workflow.compress_curves import curves_and_samples, has_changed, 
 from layerlens.workflow.compress_rounds import probed_choices, settled_plans
 from layerlens.workflow.curves_folder import CurvesFolder
 from layerlens.workflow.earlier_result import check_replaceable, earlier_plan, is_run, made_of
+from layerlens.workflow.given import given_config
 from layerlens.workflow.open import open_streamed
 
 
@@ -61,7 +63,7 @@ def compress(
     model: str | Path,
     data: str | Path = "stdlib-docs",
     out: str | Path = "compressed",
-    config: CompressConfig | None = None,
+    config: CompressConfig | Mapping[str, Any] | None = None,
     *,
     dry_run: bool = False,
     command: str = "layerlens.compress",
@@ -86,7 +88,7 @@ def compress(
         LayerLensError: model, data, target or folder are not what they should be, or memory or disk ran out. Nothing half-written
             is left; what was measured before a failure stays in `OUT.curves`, and the same command goes on from there.
     """
-    config = config or CompressConfig(bits_per_weight=4.25)
+    config = given_config(CompressConfig, config or {"bits_per_weight": 4.25})
     folder = output_path(out)
     checkpoint = open_checkpoint(str(model))
     source = checkpoint.folder.resolve()

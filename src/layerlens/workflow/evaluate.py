@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -42,6 +43,7 @@ from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress
 from layerlens.words import TaskKind
 from layerlens.workflow.evaluate_compressed import evaluate_compressed
+from layerlens.workflow.given import given_config
 from layerlens.workflow.machine import machine_kind
 from layerlens.workflow.open import check_split, check_windows, open_data, tell_notes
 from layerlens.workflow.own_output import holds, refuse_foreign
@@ -57,7 +59,7 @@ def evaluate(
     data: str | Path,
     against: str | Path | None = None,
     out: str | Path = "evaluation.json",
-    config: EvaluateConfig | None = None,
+    config: EvaluateConfig | Mapping[str, Any] | None = None,
     *,
     command: str = "layerlens.evaluate",
     progress: Progress = SILENT,
@@ -81,7 +83,7 @@ def evaluate(
     Raises:
         LayerLensError: a model, an adapter, the data or an option is not what it should be, or another file would be replaced.
     """
-    config, path = config or EvaluateConfig(), output_path(out)
+    config, path = given_config(EvaluateConfig, config or {}), output_path(out)
     model, data, against = str(model), str(data), None if against is None else str(against)
     refuse_foreign(path, _is_evaluated, EVALUATION_FILE)
     check_split(data, config)

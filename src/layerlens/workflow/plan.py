@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from layerlens.artifacts.plan import Plan, candidates_folder, load_plan, save_plan
 from layerlens.artifacts.profile import load_profile
@@ -13,6 +15,7 @@ from layerlens.budget.run import make_plan
 from layerlens.config import OptimizationConfig, output_path
 from layerlens.errors import ConfigError, ManifestError
 from layerlens.progress import SILENT, Progress
+from layerlens.workflow.given import given_config
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class PlanResult:
 def plan(
     profile: str | Path,
     out: str | Path = "plan.json",
-    config: OptimizationConfig | None = None,
+    config: OptimizationConfig | Mapping[str, Any] | None = None,
     *,
     dry_run: bool = False,
     command: str = "layerlens.plan",
@@ -52,6 +55,7 @@ def plan(
     """
     if config is None:
         raise ConfigError("plan: no budget given; pass an OptimizationConfig with at least one")
+    config = given_config(OptimizationConfig, config)
     path = output_path(out)
     source = Path(profile).expanduser()
     made, candidates = make_plan(*load_profile(source), config, profile_path=str(source), command=command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,7 @@ from layerlens.profiling.streamed.memory_plan import choose_settings
 from layerlens.profiling.streamed.run import profile_streamed
 from layerlens.progress import SILENT, Progress
 from layerlens.streaming.device_placement import placement_on
+from layerlens.workflow.given import given_config
 from layerlens.workflow.open import Opened, open_profile_model, tell_notes
 
 #: Where a streamed profile keeps its hidden states and its journal until it is done.
@@ -47,7 +49,7 @@ def profile(
     model: str | Path,
     data: str | Path,
     out: str | Path,
-    config: ProfilingConfig | None = None,
+    config: ProfilingConfig | Mapping[str, Any] | None = None,
     *,
     dry_run: bool = False,
     command: str = "layerlens.profile",
@@ -77,7 +79,7 @@ def profile(
             str(model),
             str(data),
             output_path(out),
-            config or ProfilingConfig(),
+            given_config(ProfilingConfig, config or {}),
             dry_run=dry_run,
             command=command,
             processes=processes,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from layerlens.adapting.halving import Rung
 from layerlens.adapting.race import race as run_race
@@ -15,6 +17,7 @@ from layerlens.artifacts.store import read_json
 from layerlens.config import RaceConfig
 from layerlens.errors import ManifestError, NotFiniteError
 from layerlens.progress import SILENT, Progress
+from layerlens.workflow.given import given_config
 from layerlens.workflow.open import Opened, open_plan_model, tell_notes
 
 
@@ -33,7 +36,7 @@ class RaceResult:
 def race(
     plan: str | Path,
     data: str | Path,
-    config: RaceConfig | None = None,
+    config: RaceConfig | Mapping[str, Any] | None = None,
     *,
     dry_run: bool = False,
     command: str = "layerlens.race",
@@ -60,7 +63,7 @@ def race(
         ConfigError: a race with other options, candidates or data was stopped here; says what differs.
         LayerLensError: the plan, its candidates, the model or the data do not fit each other.
     """
-    config = config or RaceConfig()
+    config = given_config(RaceConfig, config or {})
     path = Path(plan).expanduser()
     loaded, candidates = load_plan(path), load_candidates(path)
     if opened is None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from layerlens.adapting.arms.names import ArmName
 from layerlens.adapting.arms.refused import why_refused
@@ -29,6 +30,7 @@ from layerlens.errors import ConfigError, DataError, ManifestError
 from layerlens.evaluation.run import make_evaluation
 from layerlens.progress import SILENT, Progress
 from layerlens.words import BudgetName
+from layerlens.workflow.given import given_config
 from layerlens.workflow.machine import machine_kind
 from layerlens.workflow.open import Opened, check_race, open_data, open_plan_model, tell_notes
 from layerlens.workflow.race import race
@@ -49,11 +51,11 @@ def tune(
     plan: str | Path,
     data: str | Path,
     out: str | Path,
-    config: TuneConfig | None = None,
+    config: TuneConfig | Mapping[str, Any] | None = None,
     *,
     no_race: bool = False,
     dry_run: bool = False,
-    race_config: RaceConfig | None = None,
+    race_config: RaceConfig | Mapping[str, Any] | None = None,
     command: str = "layerlens.tune",
     progress: Progress = SILENT,
 ) -> TuneResult:
@@ -77,7 +79,8 @@ def tune(
         LayerLensError: the plan, the model, the data or an option is not what it should be, or the folder holds what another
             run or a person has put there.
     """
-    config = config or TuneConfig()
+    config = given_config(TuneConfig, config or {})
+    racing = None if race_config is None else given_config(RaceConfig, race_config, name="race_config")
     path, folder = Path(plan).expanduser(), output_path(out)
     loaded = load_plan(path)
     _check_arms(config, path, loaded)
@@ -92,7 +95,7 @@ def tune(
     if dry_run:
         return TuneResult(folder / ADAPTER_FOLDER, None, facts=_facts(loaded, opened, evaluated, config, no_race=no_race))
     if loaded.race is None and not no_race:
-        loaded = race(path, data, race_config or _race_config(config), progress=progress, opened=opened).plan
+        loaded = race(path, data, racing or _race_config(config), progress=progress, opened=opened).plan
     arms = _run_arms(loaded, path, opened, evaluated, config, folder, progress)
     if (folder / PLAN_FILE).resolve() != path.resolve():
         save_plan(folder / PLAN_FILE, loaded)
