@@ -120,6 +120,9 @@ def joint_predictors(
         )
     )
     found += _start_predictors(plans, starts, whitened)
+    anchored_by = parts_with(partial(_anchored_gain, measured, layers))
+    name = f"additive, anchored by the joint run, attention's inputs × {ATTENTION_INPUT_SHARE:g}"
+    found.append(_of("joint, from the profile", name, partial(shared, share=ATTENTION_INPUT_SHARE), anchored_by))
     for model in ("utility", "proxy"):
         scored = parts_with(partial(_scored, layers, model))
         found.append(_of("joint, from the profile", f"additive, {model}", additive, scored))
@@ -151,6 +154,14 @@ def _models(largest: float) -> dict[str, Callable[[Sequence[Part]], float]]:
 
 def _of(kind: str, name: str, model: Callable[[Sequence[Part]], float], plans: Sequence[Sequence[Part]]) -> Predictor:
     return Predictor(kind, name, np.array([model(parts) for parts in plans]))
+
+
+def _anchored_gain(measured: Measured, layers: Mapping[str, Any], name: str, rank: int) -> float:
+    """What `budget/values.py` makes of a layer's gain and its share of the joint run."""
+    own = measured.profile.joint_run
+    alone = gain_at(measured.arrays, name, own.rank if own is not None else None)
+    share = max(0.0, layers[name].metrics.get("joint_gain", 0.0))
+    return gain_at(measured.arrays, name, rank) * float(np.sqrt(share / alone)) if alone > 0 else 0.0
 
 
 def _scored(layers: Mapping[str, Any], model: str, name: str, rank: int) -> float:
