@@ -33,12 +33,10 @@ from layerlens.config import ProfilingConfig
 from layerlens.data.example import Example
 from layerlens.data.task import Task
 from layerlens.models.frozen import frozen
-from layerlens.nn.low_rank_probe import LowRankProbe
+from layerlens.nn.low_rank_probe import CUSTOMARY_SCALING, LowRankProbe
 from layerlens.profiling.batch_device import to_device_of
 from layerlens.progress import SILENT, Progress
 
-#: The update counts twice: the customary alpha / rank of LoRA.
-_SCALING = 2.0
 #: Learning rates of the first and the last step.
 _RATES = (1e-4, 5e-2)
 #: With fewer steps the rates in between are too far apart.
@@ -120,7 +118,8 @@ class _Run:
         generator = torch.Generator().manual_seed(config.seed)
         self.probes: dict[str, LowRankProbe] = {}
         for spec in layers:
-            probe = LowRankProbe(spec.in_features, spec.out_features, config.proxy_rank, scaling=_SCALING, generator=generator)
+            shape = (spec.in_features, spec.out_features, config.proxy_rank)
+            probe = LowRankProbe(*shape, scaling=CUSTOMARY_SCALING, generator=generator)
             self.probes[spec.layer] = probe.to(next(model.get_submodule(spec.layer).parameters()).device)
         self._parameters = {layer: list(probe.parameters()) for layer, probe in self.probes.items()}
         self._optimizer = torch.optim.Adam([one for own in self._parameters.values() for one in own])
