@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 from predicted_gain_agreement import TOP_SHARE, agreement, draw, top_overlap, within_role
-from predicted_gain_runs import Job, Kind, Runs
+from predicted_gain_joint_run import RISING, STEPS, JointRun, joint_run
+from predicted_gain_runs import Job, Kind, Runs, Trainer
 from predicted_gain_scores import layer_scores
 from predicted_gain_starts import measure_starts
 from predicted_gain_subjects import Measured, Subject, variant_profiles
 
+from layerlens.artifacts.layers import LayerSpec
 from layerlens.validation.association import spearman
 
 #: Layers that a learning rate is chosen on, evenly spaced.
@@ -115,6 +117,14 @@ def measured_probes(runs: Runs, names: Sequence[str], *, rate: float, seed: int)
     }
 
 
+def joint_runs(trainer: Trainer, layers: Sequence[LayerSpec], *, rate: float, rank: int) -> dict[str, JointRun]:
+    """One run of all layers at once, at the rate of one layer alone and at a rising one: two short runs in all."""
+    return {
+        f"joint run, {STEPS} steps": joint_run(trainer, layers, [rate] * STEPS, rank=rank),
+        "joint run, rising rate": joint_run(trainer, layers, RISING, rank=rank),
+    }
+
+
 def measure_layers(runs: Runs, measured: Measured, seeds: Sequence[int]) -> dict[str, Any]:
     """Do the runs of this part and compare; returns what goes into the JSON."""
     subject, layers = runs.subject, measured.profile.layers
@@ -123,6 +133,8 @@ def measure_layers(runs: Runs, measured: Measured, seeds: Sequence[int]) -> dict
     starts = measure_starts(runs.trainer, rank=max(subject.rank, subject.profiling.max_rank or 0))
     variants = variant_profiles(subject, runs.folder, runs.progress)
     probes = measured_probes(runs, names, rate=truths[0].rate, seed=seeds[0])
+    together = joint_runs(runs.trainer, layers, rate=truths[0].rate, rank=subject.rank)
+    probes |= {label: [run.shares[name] for name in names] for label, run in together.items()}
     scores = layer_scores(measured, variants, starts, probes, rank=subject.rank)
     start_loss = float(runs.store[Job(Kind.START, "start", "test")].mean)
     gains = {truth.kind.value: truth.by_sample.mean(axis=1).tolist() for truth in truths}
@@ -148,6 +160,7 @@ def measure_layers(runs: Runs, measured: Measured, seeds: Sequence[int]) -> dict
                 "top": top_overlap(lora, full),
             },
         },
+        "joint_runs": {label: {"steps": run.steps, "drop": run.drop, "error": run.error} for label, run in together.items()},
         "top_share": TOP_SHARE,
         "scores": scores,
         "agreement": {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from predicted_gain_agreement import draw, leading, regret, spearman_interval
 from predicted_gain_field import field_of_plans
+from predicted_gain_joint_run import RISING, joint_run
 from predicted_gain_predictors import Predictor, joint_predictors, signal_predictors
 from predicted_gain_runs import Job, Kind, Runs, Store
 from predicted_gain_starts import measure_starts
@@ -98,7 +99,8 @@ def measure_plans(runs: Runs, measured: Measured, seeds: Sequence[int], measured
     losses = after.mean(axis=(1, 2))
     gradients = measure_starts(runs.trainer, rank=max(max(ranks.values()) for ranks in plans.values()))
     start_loss = store[starts[1]].mean
-    predictors = joint_predictors(measured, plans, losses, gradients, measured_gains, rank=subject.rank)
+    together = joint_run(runs.trainer, measured.profile.layers, RISING, rank=subject.rank)
+    predictors = joint_predictors(measured, plans, losses, gradients, measured_gains, together.shares, rank=subject.rank)
     predictors += signal_predictors(
         training={name: np.array([_on_the_way(store, job) for job in finals[name]]) for name in names},
         short={

@@ -94,6 +94,7 @@ def joint_predictors(
     losses: np.ndarray,
     starts: Starts,
     measured_gains: Mapping[str, float],
+    joint_shares: Mapping[str, float],
     *,
     rank: int,
 ) -> list[Predictor]:
@@ -120,9 +121,10 @@ def joint_predictors(
         )
     )
     found += _start_predictors(plans, starts, whitened)
-    anchored_by = parts_with(partial(_anchored_gain, measured, layers))
-    name = f"additive, anchored by the joint run, attention's inputs × {ATTENTION_INPUT_SHARE:g}"
-    found.append(_of("joint, from the profile", name, partial(shared, share=ATTENTION_INPUT_SHARE), anchored_by))
+    anchored_gains = parts_with(partial(_anchored_gain, measured.arrays, joint_shares, rank))
+    for label, share in (("", 1.0), (f", attention's inputs × {ATTENTION_INPUT_SHARE:g}", ATTENTION_INPUT_SHARE)):
+        name, value = f"additive, anchored by a joint run{label}", partial(shared, share=share)
+        found.append(_of("joint, from a joint run", name, value, anchored_gains))
     for model in ("utility", "proxy"):
         scored = parts_with(partial(_scored, layers, model))
         found.append(_of("joint, from the profile", f"additive, {model}", additive, scored))
@@ -156,12 +158,10 @@ def _of(kind: str, name: str, model: Callable[[Sequence[Part]], float], plans: S
     return Predictor(kind, name, np.array([model(parts) for parts in plans]))
 
 
-def _anchored_gain(measured: Measured, layers: Mapping[str, Any], name: str, rank: int) -> float:
-    """What `budget/values.py` makes of a layer's gain and its share of the joint run."""
-    own = measured.profile.joint_run
-    alone = gain_at(measured.arrays, name, own.rank if own is not None else None)
-    share = max(0.0, layers[name].metrics.get("joint_gain", 0.0))
-    return gain_at(measured.arrays, name, rank) * float(np.sqrt(share / alone)) if alone > 0 else 0.0
+def _anchored_gain(arrays: Mapping[str, Any], shares: Mapping[str, float], joint_rank: int, name: str, rank: int) -> float:
+    """A layer's gain, moved half of the way (on a logarithmic scale) to what it did in the joint run at the rank of that."""
+    alone, together = gain_at(arrays, name, joint_rank), max(0.0, shares[name])
+    return gain_at(arrays, name, rank) * float(np.sqrt(together / alone)) if alone > 0 else 0.0
 
 
 def _scored(layers: Mapping[str, Any], model: str, name: str, rank: int) -> float:

@@ -27,7 +27,7 @@ def layer_scores(
         measured: The default profile.
         variants: Profiles measured otherwise, of which the gain is taken.
         starts: Gradients at the start of a LoRA.
-        probes: Drops of loss that short runs measured, by name.
+        probes: Drops of loss that short runs measured, of each layer alone or of all at once, by name.
         rank: Of the adapters whose gain is predicted.
         seed: Of the random score.
     """
@@ -43,7 +43,6 @@ def layer_scores(
         "Fisher": [layer.metrics["fisher"] for layer in layers],
         "energy ÷ Fisher": [layer.metrics["gradient_energy"] / max(layer.metrics["fisher"], 1e-30) for layer in layers],
         "proxy": [layer.metrics.get("proxy_eval", 0.0) for layer in layers],
-        "joint run": [layer.metrics.get("joint_gain", 0.0) for layer in layers],
         "utility": [layer.utility for layer in layers],
         "effective rank": [effective_rank(spectra[name]) for name in names],
         "nuclear norm": [float(spectra[name].sum()) for name in names],
@@ -56,7 +55,6 @@ def layer_scores(
     scores |= {name: list(values) for name, values in probes.items()}
     gain = scores[f"whitened gain, rank {rank}"]
     scores["gain × Adam's first step"] = geometric([gain, scores["start: Adam's first step"]])
-    scores["gain × joint run"] = geometric([gain, scores["joint run"]])
     scores["gain × utility"] = geometric([gain, scores["utility"]])
     scores["gain × proxy"] = geometric([gain, scores["proxy"]])
     scores |= {f"gain × {name}": geometric([gain, values]) for name, values in probes.items()}

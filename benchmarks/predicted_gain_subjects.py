@@ -79,7 +79,7 @@ STORIES = Subject(
     name="stories260k",
     model=SHARED / "models" / "stories260k",
     data=SHARED / "data" / "tinyshakespeare" / "input.txt",
-    profiling=ProfilingConfig(max_length=64, num_samples=256, proxy="all", max_rank=16, joint_steps=24),
+    profiling=ProfilingConfig(max_length=64, num_samples=256, proxy="all", max_rank=16),
     training=TrainingConfig(max_length=64, batch_size=16, precision=Precision.FP32, threads=1),
     rates=(3e-3, 1e-2, 3e-2, 1e-1),
     full_rates=(3e-3, 1e-2, 3e-2),
@@ -89,7 +89,7 @@ STDLIB = Subject(
     name="stdlib-llama",
     model=SHARED / "models" / "stdlib-llama",
     data=SHARED / "data" / "tinyshakespeare" / "input.txt",
-    profiling=ProfilingConfig(max_length=64, num_samples=256, proxy="all", max_rank=16, joint_steps=24),
+    profiling=ProfilingConfig(max_length=64, num_samples=256, proxy="all", max_rank=16),
     training=TrainingConfig(max_length=64, batch_size=8, threads=1),
     held_out=256,
     full_rates=(3e-4, 1e-3, 3e-3),
@@ -101,7 +101,7 @@ MINILM = Subject(
     name="minilm-mrpc",
     model=None,
     data=SHARED / "data" / "mrpc" / "train.tsv",
-    profiling=ProfilingConfig(max_length=96, num_samples=256, proxy="all", max_rank=16, joint_steps=24),
+    profiling=ProfilingConfig(max_length=96, num_samples=256, proxy="all", max_rank=16),
     training=TrainingConfig(max_length=96, batch_size=16, threads=1, dropout=True),
     layer_steps=100,
     plan_steps=200,
@@ -113,7 +113,7 @@ DEIT = Subject(
     name="deit-cifar10",
     model=SHARED / "models" / "deit-tiny",
     data=SHARED / "data" / "cifar10" / "small.npz",
-    profiling=ProfilingConfig(num_samples=128, proxy="few", max_rank=16, batch_size=8, joint_steps=24),
+    profiling=ProfilingConfig(num_samples=128, proxy="few", max_rank=16, batch_size=8),
     training=TrainingConfig(batch_size=8, threads=1),
     layer_steps=30,
     plan_steps=60,
@@ -153,11 +153,10 @@ def profiled(subject: Subject, folder: Path, progress: Progress) -> Measured:
 
 
 def variant_profiles(subject: Subject, folder: Path, progress: Progress) -> dict[str, tuple[Profile, dict[str, Any]]]:
-    """The profiles beside the default one, by name; without proxies and the joint run, which do not depend on what varies."""
+    """The profiles beside the default one, by name; without proxies, which do not depend on what varies."""
     found = {}
     for name, changes in subject.variants:
-        without = {"proxy": "off", "joint_steps": 0}
-        config = ProfilingConfig.model_validate({**subject.profiling.model_dump(), **without, **dict(changes)})
+        config = ProfilingConfig.model_validate({**subject.profiling.model_dump(), "proxy": "off", **dict(changes)})
         where = folder / "variants" / name.replace(" ", "-")
         make_profile(subject.model_path, str(subject.data), where, config, progress=progress)
         profile, arrays, _ = load_profile(where)

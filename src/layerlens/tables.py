@@ -112,11 +112,6 @@ def show_profile(result: ProfileResult) -> bool:
     _console.print(table)
     if profile.proxy is not None and not profile.proxy.is_complete:
         _console.print("~ proxy interpolated by depth within the layer's role, not measured")
-    if profile.joint_run is not None and not profile.joint_run.is_blind:
-        found = profile.joint_run
-        _console.print(
-            f"joint run: {found.drop:.3f} ± {found.standard_error:.3f} nats in {found.steps} steps with an adapter on every layer"
-        )
     for warning in profile.warnings:
         _console.print(f"note: {warning}")
     spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())

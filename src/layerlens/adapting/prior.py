@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import zip_longest
 
-from layerlens.artifacts.plan import ANCHORED, OPTIMUM, UNIFORM, Plan
+from layerlens.artifacts.plan import OPTIMUM, UNIFORM, Plan
 from layerlens.words import Method, Role, Site
 
 EVERYWHERE, ALL_MLP, PARTIAL = 0, 1, 2
-#: Who races first.
-_FIRST = (UNIFORM, OPTIMUM, ANCHORED)
 
 
 def tier(plan: Plan) -> int:
@@ -57,8 +55,7 @@ def is_structured(plan: Plan) -> bool:
 
 
 def field_order(candidates: Mapping[str, Plan]) -> list[str]:
-    """Order the candidates by who races first when not all can: uniform, the optimum, the optimum that a joint run anchored where
-    there is one, then one of each kind in turn.
+    """Order the candidates by who races first when not all can: uniform, the optimum, then one of each kind in turn.
 
     The optimum is that of the default value model, which foretells best and trains among the best three of 29 plans on two models
     (docs/results.md). Kinds: broad plans, plans with adapters or prefixes, plans on all MLPs, other optima, other structured
@@ -67,7 +64,7 @@ def field_order(candidates: Mapping[str, Plan]) -> list[str]:
     kinds: list[list[str]] = [[], [], [], [], []]
     for name in sorted(candidates, key=lambda name: prior_key(name, candidates[name])):
         plan = candidates[name]
-        if name in _FIRST:
+        if name in (UNIFORM, OPTIMUM):
             continue
         if not is_structured(plan):
             kinds[3].append(name)
@@ -76,7 +73,7 @@ def field_order(candidates: Mapping[str, Plan]) -> list[str]:
         else:
             kinds[{EVERYWHERE: 0, ALL_MLP: 2, PARTIAL: 4}[tier(plan)]].append(name)
     kinds[1].sort(key=lambda name: len({entry.method for entry in candidates[name].adapted}))
-    first = [name for name in _FIRST if name in candidates]
+    first = [name for name in (UNIFORM, OPTIMUM) if name in candidates]
     return first + [name for turn in zip_longest(*kinds) for name in turn if name is not None]
 
 

@@ -22,8 +22,6 @@ from layerlens.words import SCHEMA_VERSION, SITE_OF_METHOD, BudgetName, Frozen, 
 UNIFORM = "uniform"
 #: The exact optimum under the default value model.
 OPTIMUM = "optimum-whitened"
-#: The exact optimum where a joint run anchors the values; only profiles with one that saw have it.
-ANCHORED = "optimum-anchored"
 
 
 class Budget(Frozen):

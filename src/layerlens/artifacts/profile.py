@@ -73,25 +73,11 @@ class ProxySettings(Frozen):
     )
 
 
-class JointRun(Frozen):
-    """How `joint_gain` was measured: one run with a small adapter on every layer at once."""
-
-    rank: int
-    batch_size: int
-    num_samples: int = Field(description="samples of all steps; each was scored before any step had seen it")
-    steps: int = Field(description="steps up to the lowest held-out loss, which alone count")
-    learning_rate: float = Field(description="of the last of these steps; it rises from step to step")
-    drop: float = Field(description="of held-out loss over these steps, nats; the layers' shares sum to nearly this")
-    standard_error: float = Field(description="of the drop, over samples")
-    is_blind: bool = Field(description="the drop is within noise, so nothing is planned by it")
-
-
 class LayerProfile(LayerSpec):
     """What was measured of one layer."""
 
     metrics: dict[str, float] = Field(
-        description="raw metrics: gradient_energy (debiased, unclipped), fisher, gradient_norm_squared; proxy_eval and "
-        "joint_gain (nats) where they were measured"
+        description="raw metrics: gradient_energy (debiased, unclipped), fisher, gradient_norm_squared, proxy_eval (nats)"
     )
     normalised: dict[str, float] = Field(description="metrics within the model, in [0, 1]")
     utility: float = Field(ge=0, le=1)
@@ -140,7 +126,6 @@ class Profile(Frozen):
     metric_weights: dict[str, float]
     head_fit: HeadFit | None = None
     proxy: ProxySettings | None = None
-    joint_run: JointRun | None = Field(default=None, description="none where it was off, and in profiles of earlier versions")
     mean_length: float = Field(gt=0, description="tokens per sample without padding")
     base_loss: float = Field(description="mean loss of the frozen model on the samples, nats")
     step_memory: StepMemory | None = Field(default=None, description="none in profiles of earlier versions")
@@ -164,8 +149,6 @@ class Profile(Frozen):
         # Profiles of earlier versions lack these, and keep the identity that their plans know them by.
         if self.step_memory is None:
             del told["step_memory"]
-        if self.joint_run is None:
-            del told["joint_run"]
         for block in told["blocks"]:
             if block["attention_bytes_per_token_pair"] is None:
                 del block["attention_bytes_per_token_pair"]

@@ -2,8 +2,6 @@
 
 whitened   the cross-fitted gain of the layer's best rank-r update, nats (`curves/cross_fitted_gain.py`), times its share in a
            joint plan: half for the layers that read attention's input, 1 for all others (the default)
-anchored   the same, each layer's curve times √(joint_gain ÷ its gain at the joint run's rank): the geometric mean of what theory
-           foretells of the layer alone and what it did beside the others in a short run (`profiling/joint_run.py`)
 utility    utility · log(1 + r) / log(1 + R): a score in [0, 1] with diminishing returns, R the largest rank
 proxy      measured gain of a small adapter after a few steps, clipped at zero, with the same diminishing returns
 
@@ -51,20 +49,14 @@ class ValueModel(StrEnum):
     """How an option is valued."""
 
     WHITENED = "whitened"
-    ANCHORED = "anchored"
     UTILITY = "utility"
     PROXY = "proxy"
 
 
 def value_models(profile: Profile) -> list[ValueModel]:
     """The models that this profile can feed, the default first."""
-    found = [ValueModel.WHITENED]
-    if profile.joint_run is not None and not profile.joint_run.is_blind:
-        found.append(ValueModel.ANCHORED)
-    found.append(ValueModel.UTILITY)
-    if profile.proxy is not None:
-        found.append(ValueModel.PROXY)
-    return found
+    has_proxy = profile.proxy is not None
+    return [ValueModel.WHITENED, ValueModel.UTILITY, *([ValueModel.PROXY] if has_proxy else [])]
 
 
 def site_values(
@@ -76,8 +68,7 @@ def site_values(
     costs: CostModel,
 ) -> list[Float[np.ndarray, " _"]]:
     """Value of every option of every site, none (0) first, in the order of the site's sizes."""
-    joint_rank = profile.joint_run.rank if profile.joint_run is not None else 1
-    curves = {layer.layer: _lora_curve(model, layer, arrays, joint_rank) for layer in profile.layers}
+    curves = {layer.layer: _lora_curve(model, layer, arrays) for layer in profile.layers}
     layers = {layer.layer: layer.in_features + layer.out_features for layer in profile.layers}
     values = []
     for site in sites:
@@ -110,15 +101,11 @@ def joint_share(role: Role) -> float:
     return ATTENTION_INPUT_SHARE if role in _ATTENTION_INPUTS else 1.0
 
 
-def _lora_curve(model: ValueModel, layer: LayerProfile, arrays: Mapping[str, np.ndarray], joint_rank: int) -> np.ndarray:
+def _lora_curve(model: ValueModel, layer: LayerProfile, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """Cumulative value at rank 1 … R of one layer."""
     gains = np.asarray(arrays[f"gain/{layer.layer}"], dtype=np.float64)
     if model is ValueModel.WHITENED:
         return joint_share(layer.role) * gains
-    if model is ValueModel.ANCHORED:
-        foretold, measured = _at(gains, joint_rank), layer.metrics["joint_gain"]
-        anchor = math.sqrt(measured / foretold) if foretold > 0.0 and measured > 0.0 else 0.0
-        return anchor * joint_share(layer.role) * gains
     score = layer.utility if model is ValueModel.UTILITY else max(0.0, layer.metrics.get("proxy_eval", 0.0))
     ranks = np.arange(1, len(gains) + 1)
     return score * np.log1p(ranks) / math.log1p(len(gains))

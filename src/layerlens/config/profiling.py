@@ -54,12 +54,6 @@ class ProfilingConfig(DataConfig):
     proxy_held_out: int = Field(default=32, gt=1, description="held-out samples a proxy is scored on")
     proxy_rank: int = Field(default=4, gt=0, description="rank of a proxy's adapter")
     proxy_learning_rate: float = Field(default=2e-3, gt=0, description="learning rate of a proxy")
-    joint_steps: int = Field(
-        default=0,
-        ge=0,
-        description="steps of one run with a proxy's adapter on every layer at once, whose held-out gain is shared out to the "
-        "layers; adds the candidate optimum-anchored; 0 for none",
-    )
     threads: int | None = Field(default=None, gt=0, description="processor threads; torch's own choice if not given")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="what computes: auto takes an accelerator where there is one, else the processor"
@@ -84,11 +78,10 @@ class ProfilingConfig(DataConfig):
     def record(self) -> dict[str, Any]:
         """The options as a profile and its folder keep them.
 
-        An accelerator, a rounded pass and a joint run are named, since they change the numbers; without them the record is that
-        of earlier releases, whose folders so remain readable.
+        An accelerator and a rounded pass are named, since they change the numbers; without them the record is that of earlier
+        releases, whose folders so remain readable.
         """
         usual = {name for name, value in (("device", "cuda"), ("precision", "bf16")) if getattr(self, name) != value}
-        usual |= set() if self.joint_steps else {"joint_steps"}
         return self.model_dump(mode="json", exclude=usual)
 
     @model_validator(mode="after")

@@ -11,9 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-#: The update counts twice: the customary alpha / rank of LoRA.
-CUSTOMARY_SCALING = 2.0
-
 
 class LowRankProbe(nn.Module):
     """y + scaling · up(down(x)): starts as the identity change, since `up` is zero.

@@ -13,8 +13,7 @@ from layerlens.artifacts.versions import installed_versions
 from layerlens.config import ProfilingConfig
 from layerlens.data.dataset import LoadedData
 from layerlens.profiling.intervals import utility_intervals
-from layerlens.profiling.joint_run import Joint
-from layerlens.profiling.layer_records import joint_warnings, layer_records, proxy_warnings, weights_of
+from layerlens.profiling.layer_records import layer_records, proxy_warnings, weights_of
 from layerlens.profiling.measures import Measures
 from layerlens.profiling.normalisation import spread_warnings
 from layerlens.profiling.proxies import Proxies
@@ -34,7 +33,6 @@ class Measured:
         lengths: Tokens of each sample without padding.
         head_fit: How the head was fitted; None where nothing was new.
         proxies: Measured proxies; None where there are none.
-        joint: What the layers did in the joint run; None where there was none.
         blocks: The blocks with the activations they keep.
         step_memory: What a training step takes beside these.
         warnings: Said so far.
@@ -47,7 +45,6 @@ class Measured:
     lengths: Sequence[int]
     head_fit: HeadFit | None
     proxies: Proxies | None
-    joint: Joint | None
     blocks: list[BlockProfile]
     step_memory: StepMemory
     warnings: list[str]
@@ -92,8 +89,8 @@ def assemble_profile(
             layer: {name: interval for name, interval in found.items() if name not in undone}
             for layer, found in intervals.items()
         }
-    records = layer_records(layout.layers, raw, proxies, measured.input_groups, weights, intervals, measured.joint)
-    warnings = [*measured.warnings, *proxy_warnings(config, measured.proxies), *joint_warnings(config, measured.joint)]
+    records = layer_records(layout.layers, raw, proxies, measured.input_groups, weights, intervals)
+    warnings = [*measured.warnings, *proxy_warnings(config, measured.proxies)]
     warnings += spread_warnings([record.utility for record in records], [record.metrics for record in records], len(chosen))
     return Profile(
         model=info,
@@ -114,7 +111,6 @@ def assemble_profile(
         metric_weights=weights,
         head_fit=measured.head_fit,
         proxy=measured.proxies.settings if measured.proxies else None,
-        joint_run=measured.joint.settings if measured.joint else None,
         mean_length=sum(measured.lengths) / len(measured.lengths),
         base_loss=float(measured.losses.mean()),
         step_memory=measured.step_memory,

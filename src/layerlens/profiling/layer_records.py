@@ -9,7 +9,6 @@ from layerlens.artifacts.layers import LayerSpec
 from layerlens.artifacts.profile import LayerProfile
 from layerlens.config import ProfilingConfig
 from layerlens.errors import ConfigError
-from layerlens.profiling.joint_run import LEAST_STEPS, Joint
 from layerlens.profiling.normalisation import normalise, utility
 from layerlens.profiling.proxies import Proxies
 
@@ -52,22 +51,6 @@ def proxy_warnings(config: ProfilingConfig, proxies: Proxies | None) -> list[str
     ]
 
 
-def joint_warnings(config: ProfilingConfig, joint: Joint | None) -> list[str]:
-    """What a person should know about a joint run that was asked for and says nothing."""
-    if not config.joint_steps or (joint is not None and not joint.settings.is_blind):
-        return []
-    if joint is None:
-        return [
-            f"no joint run: {LEAST_STEPS} steps at least take {(LEAST_STEPS + 1) * config.proxy_batch_size} samples and a "
-            "proxy_batch_size above 1; raise num_samples or joint_steps"
-        ]
-    found = joint.settings
-    return [
-        f"the joint run is blind: a drop of {found.drop:.2g} ± {found.standard_error:.2g} nats on samples that it had not seen "
-        "is within noise, so nothing is planned by it; raise proxy_batch_size and num_samples, or leave it to the race"
-    ]
-
-
 def layer_records(
     layers: Sequence[LayerSpec],
     raw: Mapping[str, Mapping[str, float]],
@@ -75,7 +58,6 @@ def layer_records(
     input_groups: Mapping[str, str],
     weights: Mapping[str, float],
     intervals: Mapping[str, Mapping[str, tuple[float, float]]],
-    joint: Joint | None = None,
 ) -> list[LayerProfile]:
     """Build each layer's record.
 
@@ -86,7 +68,6 @@ def layer_records(
         input_groups: By layer, the first layer seen to read the same input.
         weights: Of each metric in the utility.
         intervals: By layer, 95 % intervals of metrics and utility.
-        joint: `joint_gain` of every layer, or None; it has no part in the utility.
     """
     complete = {
         spec.layer: dict(raw[spec.layer]) | ({"proxy_eval": proxies.values[spec.layer]} if proxies else {}) for spec in layers
@@ -102,7 +83,7 @@ def layer_records(
         record = LayerProfile(
             **spec.model_dump(exclude={"input_group"}),
             input_group=input_groups.get(spec.layer, spec.input_group),
-            metrics=complete[spec.layer] | ({"joint_gain": joint.gains[spec.layer]} if joint else {}),
+            metrics=complete[spec.layer],
             normalised=normalised,
             utility=utility(normalised, weights),
             proxy_source=source,

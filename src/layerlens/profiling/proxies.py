@@ -26,12 +26,14 @@ from layerlens.config import ProfilingConfig
 from layerlens.data.example import Example
 from layerlens.data.task import Task
 from layerlens.models.frozen import frozen
-from layerlens.nn.low_rank_probe import CUSTOMARY_SCALING, LowRankProbe
+from layerlens.nn.low_rank_probe import LowRankProbe
 from layerlens.profiling.method_shares import method_shares
 from layerlens.profiling.proxy_bench import ProxyBench
 from layerlens.profiling.proxy_schedule import interpolated, proxy_layers
 from layerlens.progress import SILENT, Progress
 
+#: The update counts twice: the customary alpha / rank of LoRA.
+_SCALING = 2.0
 #: Standard errors that the mean drop must lie above zero.
 _LEAST_SIGNIFICANCE = 2.0
 
@@ -139,6 +141,6 @@ def _losses_after(bench: ProxyBench, model: nn.Module, spec: LayerSpec, config: 
     """Loss of each held-out sample after the steps of a low-rank proxy on one layer."""
     module = model.get_submodule(spec.layer)
     generator = torch.Generator().manual_seed(config.seed)
-    probe = LowRankProbe(spec.in_features, spec.out_features, config.proxy_rank, scaling=CUSTOMARY_SCALING, generator=generator)
+    probe = LowRankProbe(spec.in_features, spec.out_features, config.proxy_rank, scaling=_SCALING, generator=generator)
     probe.to(next(module.parameters()).device)
     return bench.losses_after(probe, probe.beside(module), config, block=spec.block or 0, name=spec.layer)

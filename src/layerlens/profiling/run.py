@@ -1,4 +1,4 @@
-"""The profile of a model in memory: head fit, the pass, spectra, gain curves, proxies, joint run, timing, in this order."""
+"""The profile of a model in memory: head fit, the pass, spectra, gain curves, proxies, timing, in this order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from layerlens.profiling.calibration import calibration_batches, samples_to_prof
 from layerlens.profiling.counted_samples import counted_samples
 from layerlens.profiling.head_samples import fit_new_head
 from layerlens.profiling.intervals import resampled_counts
-from layerlens.profiling.joint_run import measure_joint_run
 from layerlens.profiling.latency import latency_models
 from layerlens.profiling.measures import measure_layers
 from layerlens.profiling.processes import ALONE, Processes
@@ -112,11 +111,6 @@ def profile_model(
         with stages.timed("proxies"):
             proxies = measure_proxies(model, layers, layout.blocks, task, examples, lengths, config, watcher)
         guard.check()
-        joint = None
-        if config.joint_steps:
-            with stages.timed("joint_run"):
-                joint = measure_joint_run(model, layers, task, examples, config, watcher)
-            guard.check()
         with stages.timed("timing"):
             typical = typical_samples(lengths, config.batch_size)
             batch = to_device_of(model, task.collate([examples[sample] for sample in typical]))
@@ -132,7 +126,6 @@ def profile_model(
         lengths=lengths,
         head_fit=head_fit,
         proxies=proxies,
-        joint=joint,
         blocks=block_profiles(layout.blocks, counts),
         step_memory=step_memory(counts),
         warnings=warnings,

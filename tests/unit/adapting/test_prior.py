@@ -53,12 +53,6 @@ def test_the_optimum_of_the_default_values_is_the_first_to_challenge_uniform(can
     assert order.index("optimum-utility") > order.index("mlp-output")
 
 
-def test_an_anchored_optimum_is_the_next_to_race(candidates: dict[str, Plan]) -> None:
-    named = {"optimum-anchored" if name == "optimum-a" else name: plan for name, plan in candidates.items()}
-    named["optimum-whitened"] = named.pop("optimum-b")
-    assert field_order(named)[:4] == ["uniform", "optimum-whitened", "optimum-anchored", "rank-1"]
-
-
 def test_the_order_does_not_depend_on_the_order_of_the_candidates(candidates: dict[str, Plan]) -> None:
     backwards = dict(reversed(candidates.items()))
     assert field_order(backwards) == field_order(candidates)

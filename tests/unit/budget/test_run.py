@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from layerlens.artifacts.plan import Plan, inconsistencies
-from layerlens.artifacts.profile import JointRun
 from layerlens.budget.run import make_plan
 from layerlens.config import OptimizationConfig
 from layerlens.errors import ConfigError, InfeasibleBudgetError
@@ -201,31 +200,6 @@ def test_more_time_never_leaves_uniform_with_much_less(params: int) -> None:
     assert all(later >= 0.6 * before for before, later in pairwise(spent))
     assert all(later <= before for before, later in pairwise(reached))
     assert reached[0] > reached[-1]
-
-
-def test_a_joint_run_that_saw_adds_its_optimum_and_leaves_the_default_as_it_was() -> None:
-    made = small()
-    found = JointRun(
-        rank=2, batch_size=8, num_samples=80, steps=9, learning_rate=1e-2, drop=0.3, standard_error=0.01, is_blind=False
-    )
-    # In the joint run the layers gained in the opposite order of what is foretold of them alone.
-    gains = sorted(float(made.arrays[f"gain/{layer.layer}"][1]) for layer in made.profile.layers)
-    order = sorted(made.profile.layers, key=lambda layer: -float(made.arrays[f"gain/{layer.layer}"][1]))
-    measured = {layer.layer: gain**3 for layer, gain in zip(order, gains, strict=True)}
-    layers = [
-        layer.model_copy(update={"metrics": {**layer.metrics, "joint_gain": measured[layer.layer]}})
-        for layer in made.profile.layers
-    ]
-    config = OptimizationConfig.model_validate({"length": 16, "max_trainable_params": 2000})
-    profile = made.profile.model_copy(update={"joint_run": found, "layers": layers})
-    plan, candidates = make_plan(profile, made.arrays, made.timing, config, profile_path="p", command="c")
-    plain, others = planned(max_trainable_params=2000)
-    assert "optimum-anchored" not in others
-    assert plan.ranks == plain.ranks
-    assert plan.chosen.name == "optimum-whitened"
-    anchored = candidates["optimum-anchored"]
-    assert anchored.ranks != plan.ranks
-    assert 0.7 * 2000 <= anchored.params <= 2000
 
 
 def test_under_objective_weights_values_add_up_less_what_layers_share_and_no_candidate_beats_the_bound() -> None:

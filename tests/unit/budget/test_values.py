@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from examples.synthetic_profile import SyntheticProfile
-from layerlens.artifacts.profile import JointRun, ProxySettings
+from layerlens.artifacts.profile import ProxySettings
 from layerlens.budget.costs import cost_model, in_units
 from layerlens.budget.sites import plan_sites
 from layerlens.budget.values import STAND_IN_SHARE, ValueModel, joint_share, site_values, value_models
@@ -76,34 +76,6 @@ def test_a_penalty_divides_the_values_of_its_method_alone() -> None:
     config = OptimizationConfig.model_validate({**BUDGET, **methods})
     for site, before, after in zip(plan_sites(small().profile, config), plain, cheap, strict=True):
         assert after == pytest.approx(before / 0.8 if site.method is Method.LORA else before)
-
-
-def anchored(*, is_blind: bool = False) -> SyntheticProfile:
-    """Of the layers, the first lost in the joint run, and the others gained a ninth of what is foretold of them alone."""
-    made = small()
-    found = JointRun(
-        rank=2, batch_size=8, num_samples=80, steps=9, learning_rate=1e-2, drop=0.3, standard_error=0.01, is_blind=is_blind
-    )
-    gains = [-0.1, *(float(made.arrays[f"gain/{layer.layer}"][1]) / 9 for layer in made.profile.layers[1:])]
-    layers = [
-        layer.model_copy(update={"metrics": {**layer.metrics, "joint_gain": gain}})
-        for layer, gain in zip(made.profile.layers, gains, strict=True)
-    ]
-    return replace(made, profile=made.profile.model_copy(update={"joint_run": found, "layers": layers}))
-
-
-def test_a_joint_run_anchors_each_curve_by_the_geometric_mean_of_both_gains() -> None:
-    made = anchored()
-    values, whitened = values_of(made, ValueModel.ANCHORED), values_of(made, ValueModel.WHITENED)
-    assert not values[0].any()
-    for found, plain in zip(values[1:], whitened[1:], strict=True):
-        assert found == pytest.approx(plain / 3)
-
-
-def test_only_a_joint_run_that_saw_is_planned_by() -> None:
-    assert value_models(small().profile)[:2] == [ValueModel.WHITENED, ValueModel.UTILITY]
-    assert value_models(anchored(is_blind=True).profile) == value_models(small().profile)
-    assert value_models(anchored().profile)[:2] == [ValueModel.WHITENED, ValueModel.ANCHORED]
 
 
 def test_an_adapter_is_worth_its_share_of_a_lora_of_as_many_parameters() -> None:

@@ -29,12 +29,6 @@ def test_a_rounded_pass_is_named_and_one_in_float32_reads_as_it_always_did() -> 
     assert ProfilingConfig(precision="bf16").record() == {**without, "precision": "bf16"}
 
 
-def test_a_joint_run_is_named_and_a_profile_without_one_reads_as_it_always_did() -> None:
-    without = ProfilingConfig().record()
-    assert "joint_steps" not in without
-    assert ProfilingConfig(joint_steps=24).record() == {**without, "joint_steps": 24}
-
-
 def test_another_device_is_refused() -> None:
     with pytest.raises(ValidationError, match="device"):
         ProfilingConfig(device="tpu")

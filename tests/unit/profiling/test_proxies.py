@@ -10,7 +10,7 @@ import torch
 
 from layerlens.config import ProfilingConfig
 from layerlens.errors import NotFiniteError
-from layerlens.nn.low_rank_probe import CUSTOMARY_SCALING, LowRankProbe
+from layerlens.nn.low_rank_probe import LowRankProbe
 from layerlens.profiling import proxies as module
 from layerlens.profiling.proxies import measure_proxies
 from layerlens.words import TaskKind
@@ -43,7 +43,7 @@ def test_a_proxy_is_what_the_same_steps_gain_without_any_replay(tmp_path: Path, 
     train, held_out = module._split(20, config)
     for spec in case.layout.layers:
         probe = LowRankProbe(
-            spec.in_features, spec.out_features, 2, scaling=CUSTOMARY_SCALING, generator=torch.Generator().manual_seed(0)
+            spec.in_features, spec.out_features, 2, scaling=module._SCALING, generator=torch.Generator().manual_seed(0)
         )
         optimizer = torch.optim.Adam(probe.parameters(), lr=0.02)
         before = _mean_loss(case, held_out)

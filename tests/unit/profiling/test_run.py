@@ -159,27 +159,6 @@ def test_proxies_off_leave_the_utility_to_the_other_metrics_and_say_so(tmp_path:
     assert all(layer.proxy_source == "none" for layer in profile.layers)
 
 
-@pytest.mark.parametrize(("family", "kind"), KINDS, ids=lambda value: str(value))
-def test_a_joint_run_is_measured_beside_the_rest(tmp_path: Path, family: str, kind: TaskKind) -> None:
-    case = open_case(tmp_path, family, kind, num_samples=44)
-    plain, arrays, _ = _profile(case, num_samples=40, proxy="off")
-    profile, same, timing = _profile(
-        open_case(tmp_path, family, kind, num_samples=44), num_samples=40, proxy="off", joint_steps=9
-    )
-    assert plain.joint_run is None
-    assert "joint_steps" not in plain.config
-    assert "joint_run" in timing.stages
-    assert profile.joint_run is not None
-    assert profile.joint_run.batch_size == 4
-    assert 1 <= profile.joint_run.steps <= 9
-    assert any("joint run is blind" in warning for warning in profile.warnings) == profile.joint_run.is_blind
-    for found, before in zip(profile.layers, plain.layers, strict=True):
-        assert {name: value for name, value in found.metrics.items() if name != "joint_gain"} == before.metrics
-        assert found.utility == before.utility
-    assert all(np.array_equal(same[name], arrays[name]) for name in arrays)
-    assert profile.identity != plain.identity
-
-
 def test_a_head_fitted_on_measured_samples_is_told(tmp_path: Path) -> None:
     case = open_case(tmp_path, "bert", TaskKind.CLASSIFICATION, num_samples=44)
     assert not any("the head was fitted" in warning for warning in _profile(case)[0].warnings)

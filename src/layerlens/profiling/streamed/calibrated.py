@@ -13,7 +13,6 @@ from layerlens.data.batches import example_length, length_sorted_batches
 from layerlens.data.dataset import LoadedData
 from layerlens.data.example import Example
 from layerlens.data.partition import Partition
-from layerlens.errors import ConfigError
 from layerlens.models.head import BATCH_SIZE
 from layerlens.models.streamed.load import StreamedModel
 from layerlens.models.streamed.streamed_linear import StreamedLinear
@@ -42,11 +41,6 @@ class StreamedCalibration:
         self.model, self.data, self.part, self.config = model, data, part, config
         # A streamed profile has no proxies: what only they could rank is refused before anything is measured.
         weights_of(config, None)
-        if config.joint_steps:
-            raise ConfigError(
-                "joint_steps: a streamed profile has no joint run, which trains adapters on all blocks at once; leave it out, or "
-                "hold the model with --execution memory"
-            )
         self.chosen = samples_to_profile(data.id, part.train, config.num_samples, config.seed)
         self.examples = data.take(self.chosen)
         self.lengths = self._lengths(self.examples)

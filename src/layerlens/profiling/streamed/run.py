@@ -155,7 +155,6 @@ class _Run(StreamedCalibration):
             lengths=self.lengths,
             head_fit=head_fit,
             proxies=None,
-            joint=None,
             blocks=block_profiles(self.model.layout.blocks, counts),
             step_memory=step_memory(counts),
             warnings=self.warnings,

@@ -66,15 +66,6 @@ def _facts(run: RunFolder) -> list[tuple[str, Markup | str]]:
                 else f"{proxy.num_measured} of {len(profile.layers)} layers, the rest interpolated"
             )
             facts.append(("Proxies", f"measured on {which}: {proxy.steps} steps at rank {proxy.rank}"))
-        if (joint := profile.joint_run) is not None:
-            told = "within noise, so nothing is planned by it" if joint.is_blind else "shared out to the layers"
-            facts.append(
-                (
-                    "Joint run",
-                    f"an adapter of rank {joint.rank} on every layer, {joint.steps} steps of {joint.batch_size}: loss on samples "
-                    f"not seen yet fell by {joint.drop:.3f} ± {joint.standard_error:.3f} nats, {told}",
-                )
-            )
         if profile.is_roles_guessed:
             facts.append(("Roles", "guessed from the module tree: this architecture is not known"))
     elif run.plan is not None:

@@ -41,10 +41,3 @@ def test_proxies_as_the_only_metric_are_refused_before_anything_is_measured(tmp_
     with pytest.raises(ConfigError, match="no metric with a weight is left of proxy_eval"):
         run_streamed(measured, tmp_path / "work", **WHOLE)
     assert not (tmp_path / "work").exists()
-
-
-def test_a_joint_run_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    measured = case(tmp_path, "bert", joint_steps=24)
-    with pytest.raises(ConfigError, match="joint_steps: a streamed profile has no joint run"):
-        run_streamed(measured, tmp_path / "work", **WHOLE)
-    assert not (tmp_path / "work").exists()

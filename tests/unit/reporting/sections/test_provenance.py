@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from layerlens.artifacts.profile import JointRun
 from layerlens.reporting.sections.provenance import provenance_section
 from tests.unit.reporting import artifacts
 from tests.unit.reporting.sections.reading import a_run, read_section, rows
@@ -41,16 +40,3 @@ def test_what_is_not_there_is_left_out() -> None:
     page = read_section(provenance_section(a_run(profile=None, timing=None, evaluation=None)))
     assert not page.all("table")
     assert artifacts.plan().metadata.profile in page.one("dl").text
-
-
-def test_a_joint_run_is_told_with_its_error_and_whether_it_saw() -> None:
-    found = JointRun(
-        rank=4, batch_size=8, num_samples=168, steps=20, learning_rate=1e-2, drop=0.62, standard_error=0.03, is_blind=False
-    )
-    for is_blind, told in ((False, "shared out to the layers"), (True, "within noise")):
-        run = found.model_copy(update={"is_blind": is_blind})
-        profile = artifacts.profile().model_copy(update={"joint_run": run})
-        facts = read_section(provenance_section(a_run(profile=profile))).one("dl").text
-        assert "fell by 0.620 ± 0.030 nats" in facts
-        assert told in facts
-    assert "Joint run" not in read_section(provenance_section(a_run())).one("dl").text
