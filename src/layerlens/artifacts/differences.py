@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from layerlens.config.training import ONCE
+
 #: Differences that are named at most, and letters of a value.
 _SHOWN, _LETTERS = 5, 60
 
@@ -30,8 +32,13 @@ def told(found: Mapping[str, Any], wanted: Mapping[str, Any], paths: list[str] |
     """`learning_rate was 0.01, now 0.001`, for the first few of some paths, or of all that differ; empty without any."""
     theirs, ours = flat(found), flat(wanted)
     paths = differing_paths(found, wanted) if paths is None else paths
-    shown = [f"{name} was {_shown(theirs.get(name))}, now {_shown(ours.get(name))}" for name in paths[:_SHOWN]]
+    shown = [f"{name} was {_shown(_once(theirs, name))}, now {_shown(ours.get(name))}" for name in paths[:_SHOWN]]
     return ", ".join(shown) + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
+
+
+def _once(theirs: Mapping[str, Any], name: str) -> Any:
+    """A value of a description; of an option that is younger than it, what was done before there was one."""
+    return theirs[name] if name in theirs else ONCE.get(name.rpartition(".")[2])
 
 
 def _shown(value: Any) -> str:

@@ -74,13 +74,13 @@ def test_a_run_of_a_version_without_the_option_was_one_with_dropout(tmp_path: Pa
     with_dropout = QUICK.model_copy(update={"dropout": True})
     go_on, out = stopped(tmp_path, with_dropout)
     forget(out / "checkpoints" / "run.json", "config.dropout")
-    with pytest.raises(ConfigError, match=r"another run's files \(config.dropout was the default, now False\)"):
+    with pytest.raises(ConfigError, match=r"another run's files \(config.dropout was True, now False\)"):
         go_on(QUICK)
     notes = StopAfter(99)
     arm = go_on(with_dropout, progress=notes)
     assert any("resumed from" in note for note in notes.notes)
     forget(out / "arm.json", "run.config.dropout")
-    with pytest.raises(ConfigError, match=r"belongs to another run \(config.dropout was the default, now False\)"):
+    with pytest.raises(ConfigError, match=r"belongs to another run \(config.dropout was True, now False\)"):
         go_on(QUICK)
     assert go_on(with_dropout) == arm
 

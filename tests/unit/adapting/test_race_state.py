@@ -66,7 +66,7 @@ def test_a_race_of_a_version_without_the_option_was_one_with_dropout(path: Path)
         return {"config": {"learning_rate": 0.01, "dropout": dropout}, "candidates": {"uniform": "a1"}}
 
     assert open_state(path, "two", now(True), may_start_anew=False)[0].runs == [RUN]
-    with pytest.raises(ConfigError, match=r"this race differs \(config.dropout was the default, now False\)"):
+    with pytest.raises(ConfigError, match=r"this race differs \(config.dropout was True, now False\)"):
         open_state(path, "two", now(False), may_start_anew=False)
 
 

@@ -24,3 +24,7 @@ def test_only_the_first_differences_are_told_and_long_values_are_cut() -> None:
     assert sentence.endswith(" and 3 more")
     assert "x" * 60 + "…" in sentence
     assert "x" * 61 not in sentence
+
+
+def test_an_option_that_an_older_description_lacks_is_told_as_what_was_done_before_there_was_one() -> None:
+    assert told({"config": {"seed": 0}}, {"config": {"seed": 0, "dropout": False}}) == "config.dropout was True, now False"
