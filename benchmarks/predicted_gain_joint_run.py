@@ -49,6 +49,11 @@ class Step:
     shares: Mapping[str, float]
 
     @property
+    def drop(self) -> float:
+        """Mean over the samples."""
+        return float(self.drops.mean())
+
+    @property
     def variance(self) -> float:
         """Of the mean drop, over the samples."""
         return float(self.drops.var(ddof=1)) / len(self.drops)
@@ -102,7 +107,7 @@ def measured(
     return JointRun(
         shares={spec.layer: float(sum(step.shares[spec.layer] for step in counted)) for spec in layers},
         steps=len(counted),
-        drop=float(sum(step.drops.mean() for step in counted)),
+        drop=float(sum(step.drop for step in counted)),
         error=sum(step.variance for step in counted) ** 0.5,
     )
 
@@ -155,19 +160,19 @@ class Adapters:
     def _gradients(self) -> dict[str, list[Tensor]]:
         """Zeros for what no sample ran through, as experts that were not chosen."""
         return {
-            layer: [torch.zeros_like(one) if one.grad is None else one.grad.clone() for one in own]
+            layer: [torch.zeros_like(one) if one.grad is None else one.grad for one in own]
             for layer, own in self._parameters.items()
         }
 
 
 def best(steps: Sequence[Step]) -> int:
     """How many steps lead to the lowest held-out loss."""
-    return int(np.argmax(np.cumsum([step.drops.mean() for step in steps]))) + 1
+    return int(np.argmax(np.cumsum([step.drop for step in steps]))) + 1
 
 
 def has_risen(steps: Sequence[Step]) -> bool:
     """Whether the loss is clearly above its lowest again, by more than half of what had been gained."""
     lowest = best(steps)
-    risen = -sum(float(step.drops.mean()) for step in steps[lowest:])
+    risen = -sum(step.drop for step in steps[lowest:])
     error = sum(step.variance for step in steps[lowest:]) ** 0.5
-    return risen > RISEN * error and risen > LOST * sum(float(step.drops.mean()) for step in steps[:lowest])
+    return risen > RISEN * error and risen > LOST * sum(step.drop for step in steps[:lowest])

@@ -109,15 +109,14 @@ def _run(name: str, typed: Sequence[str], *, is_own_process: bool) -> int:
 
 def _config(model: type[Frozen], given: dict[str, Any]) -> Frozen:
     """Build a config from what was typed; every fault names its flag."""
-    from layerlens.artifacts.store import faults_of
+    from layerlens.artifacts.store import plain_faults
 
     try:
         return model(**given)
     except ValidationError as error:
-        faults = [fault.removeprefix("(root): ").replace("value error, ", "") for fault in faults_of(error)]
         flags = {field: _flag(field) for field in model.model_fields}
         named = []
-        for fault in faults:
+        for fault in plain_faults(error):
             where, colon, rest = fault.partition(": ")
             named.append(f"{flags.get(where.partition('.')[0], where)}{colon}{rest}")
         raise ConfigError.of(named) from error

@@ -99,6 +99,11 @@ def faults_of(error: ValidationError) -> list[str]:
     return lines
 
 
+def plain_faults(error: ValidationError) -> list[str]:
+    """The same in the words of somebody who gave the options and knows nothing of pydantic."""
+    return [fault.removeprefix("(root): ").replace("value error, ", "") for fault in faults_of(error)]
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as safetensors, in sorted order, atomically."""
     from safetensors.numpy import save

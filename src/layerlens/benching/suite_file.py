@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from layerlens.artifacts.store import faults_of
+from layerlens.artifacts.store import plain_faults
 from layerlens.config.bench import BenchConfig, BenchModel, BenchSuite, BenchTask
 from layerlens.config.spellings import output_path
 from layerlens.data.sources.stdlib_docs import NAME as STDLIB_DOCS
@@ -74,7 +74,7 @@ def selected(suite: BenchSuite, config: BenchConfig) -> BenchSuite:
     try:
         return BenchSuite.model_validate(suite.model_dump(exclude_unset=True) | _dumped(changes))
     except ValidationError as error:
-        raise ConfigError.of([_plain(fault) for fault in faults_of(error)]) from error
+        raise ConfigError.of([_of_a_suite(fault) for fault in plain_faults(error)]) from error
 
 
 def placed(suite: BenchSuite, folder: Path | None, config: BenchConfig, environment: Mapping[str, str]) -> BenchSuite:
@@ -152,11 +152,10 @@ def _parsed(text: str, where: str) -> BenchSuite:
     try:
         return BenchSuite.model_validate(content)
     except ValidationError as error:
-        raise ConfigError.of([f"{where}: {_plain(fault)}" for fault in faults_of(error)]) from error
+        raise ConfigError.of([f"{where}: {_of_a_suite(fault)}" for fault in plain_faults(error)]) from error
 
 
-def _plain(fault: str) -> str:
-    fault = fault.removeprefix("(root): ").replace("value error, ", "")
+def _of_a_suite(fault: str) -> str:
     return fault.replace("extra inputs are not permitted", "unknown key").replace("field required", "is missing")
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from layerlens.artifacts.store import faults_of
+from layerlens.artifacts.store import plain_faults
 from layerlens.errors import ConfigError
 from layerlens.words import Frozen
 
@@ -32,5 +32,4 @@ def given_config(kind: type[Config], given: object, *, name: str = "config") -> 
     try:
         return kind.model_validate(dict(given))
     except ValidationError as error:
-        faults = [fault.removeprefix("(root): ").replace("value error, ", "") for fault in faults_of(error)]
-        raise ConfigError.of([f"{name}: {fault}" for fault in faults]) from error
+        raise ConfigError.of([f"{name}: {fault}" for fault in plain_faults(error)]) from error
