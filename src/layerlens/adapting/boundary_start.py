@@ -27,12 +27,12 @@ from torch import Tensor, nn
 
 from layerlens.adapting.boundary_store import BoundaryShelf, BoundaryStore, open_store, size_bytes
 from layerlens.adapting.frozen_blocks import FrozenBlocks
-from layerlens.adapting.training_batch import training_batch
 from layerlens.config import TrainingConfig
 from layerlens.data.batches import example_length
 from layerlens.data.example import Batch, Example
 from layerlens.data.inference import to_device
 from layerlens.data.task import Task
+from layerlens.data.training_batches import training_batch
 from layerlens.progress import SILENT, Progress
 from layerlens.words import TaskKind
 

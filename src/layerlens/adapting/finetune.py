@@ -21,11 +21,11 @@ from torch import nn
 
 from layerlens.adapting.hooks import NO_HOOKS, Hooks
 from layerlens.adapting.memory import peak_memory
+from layerlens.adapting.padding import PADDED_TO
 from layerlens.adapting.precision import kept_generators, own_forward, training_device
 from layerlens.adapting.recorded import without_newer
 from layerlens.adapting.samples import SOURCE, Samples
 from layerlens.adapting.trainer import TaskTrainer, last_whole_checkpoint
-from layerlens.adapting.training_batch import PADDED_TO
 from layerlens.artifacts.differences import told
 from layerlens.artifacts.evaluation import Arm, LossPoint
 from layerlens.artifacts.store import claim_folder, read_claim, working_alone, write_json

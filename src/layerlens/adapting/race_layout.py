@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from layerlens.adapting.halving import Rung, lay_out, total_cost
-from layerlens.adapting.order import num_tuning_steps
+from layerlens.adapting.num_steps import num_tuning_steps
 from layerlens.adapting.prior import field_order
 from layerlens.adapting.samples import Samples, choose
 from layerlens.artifacts.plan import UNIFORM, Plan, foreign_candidates

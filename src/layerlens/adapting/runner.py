@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from layerlens.adapting.attach import attached
 from layerlens.adapting.boundary_store import BoundaryShelf
+from layerlens.adapting.padding import padding_identity
 from layerlens.adapting.precision import arithmetic, autocast, training_device
 from layerlens.adapting.race_state import NOT_OF_A_RUN, Run, open_state, save_state
 from layerlens.adapting.samples import Samples
 from layerlens.adapting.site_modules import trained_identity
 from layerlens.adapting.training import train
-from layerlens.adapting.training_batch import padding_identity
 from layerlens.artifacts.plan import Plan
 from layerlens.artifacts.store import sha256_of_json
 from layerlens.config import RaceConfig

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from layerlens.adapting.order import training_batches
 from layerlens.artifacts.store import sha256_of_json
 from layerlens.data.batches import example_length
 from layerlens.data.dataset import LoadedData
 from layerlens.data.example import Example
+from layerlens.data.training_batches import training_batches
 from layerlens.words import TaskKind
 
 #: Samples that a run is known by as they are encoded; encoding all of a large set would take longer than some runs.

@@ -32,12 +32,12 @@ from layerlens.adapting.optimizer import build_optimizer, build_schedule
 from layerlens.adapting.precision import attention, training_device, uses_bf16
 from layerlens.adapting.trackers import check_trackers
 from layerlens.adapting.training import diverged
-from layerlens.adapting.training_batch import training_batch
 from layerlens.artifacts.store import write_json
 from layerlens.config import TuneConfig
 from layerlens.data.example import Batch, Example
 from layerlens.data.inference import as_float32
 from layerlens.data.task import Task
+from layerlens.data.training_batches import training_batch
 from layerlens.errors import ConfigError, LayerLensError, NotFiniteError
 from layerlens.models.foreign import one_line
 from layerlens.progress import Progress
@@ -291,9 +291,9 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
 class GiveBackCallback(TrainerCallback):  # type: ignore[misc]
     """Hands freed memory back every few steps.
 
-    Where batches are of every length, as those of question answering are, the C library finds no hole that fits the next one and
-    takes more instead: LoRA on every layer of MiniLM, its batches padded to the longest sample, took 3.1 GB over 690 steps, and
-    2.7 with this. Padded on to a multiple (`training_batch`) it saves 3 % of 1.2 GB.
+    Where batches are of every length the C library finds no hole that fits the next one and takes more instead: LoRA on every
+    layer of MiniLM, its batches padded to the longest sample, took 3.1 GB over 690 steps, and 2.7 with this. Padded on to a
+    multiple (`training_batch`) it saves 3 % of 1.2 GB.
     """
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -14,11 +14,11 @@ from layerlens.adapting.boundary_store import BoundaryShelf
 from layerlens.adapting.dropout import rest_
 from layerlens.adapting.optimizer import build_optimizer, build_schedule
 from layerlens.adapting.precision import attention, autocast, kept_generators
-from layerlens.adapting.training_batch import training_batch
 from layerlens.config import TrainingConfig
 from layerlens.data.example import Example
 from layerlens.data.inference import as_float32, to_device
 from layerlens.data.task import Task
+from layerlens.data.training_batches import training_batch
 from layerlens.errors import NotFiniteError
 
 

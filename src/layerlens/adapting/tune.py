@@ -10,12 +10,12 @@ from layerlens.adapting.finetune import ARITHMETIC, RunSpec, finetune, finished_
 from layerlens.adapting.head_start import start_head_
 from layerlens.adapting.hooks import NO_HOOKS, Hooks
 from layerlens.adapting.lora import check_model
-from layerlens.adapting.order import num_tuning_steps
+from layerlens.adapting.num_steps import num_tuning_steps
+from layerlens.adapting.padding import padding_identity
 from layerlens.adapting.precision import arithmetic, on_training_device, training_device
 from layerlens.adapting.samples import Samples, choose
 from layerlens.adapting.save import ADAPTER_FOLDER, WEIGHTS_FILE, save_adapter
 from layerlens.adapting.site_modules import trained_identity
-from layerlens.adapting.training_batch import padding_identity
 from layerlens.artifacts.evaluation import Arm
 from layerlens.artifacts.plan import Plan
 from layerlens.config import TuneConfig

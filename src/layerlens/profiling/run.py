@@ -38,7 +38,7 @@ from layerlens.profiling.stages import Stages
 from layerlens.profiling.statistics import Statistics
 from layerlens.profiling.statistics_pass import collect_statistics
 from layerlens.profiling.step_memory import block_profiles, step_memory
-from layerlens.profiling.typical_batch import typical_samples
+from layerlens.profiling.typical_batch import typical_batch
 from layerlens.profiling.update_timing import update_seconds_per_parameter
 from layerlens.progress import SILENT, Progress
 from layerlens.streaming.memory_guard import MemoryGuard
@@ -112,10 +112,8 @@ def profile_model(
             proxies = measure_proxies(model, layers, layout.blocks, task, examples, lengths, config, watcher)
         guard.check()
         with stages.timed("timing"):
-            typical = typical_samples(lengths, config.batch_size)
-            batch = to_device_of(model, task.collate([examples[sample] for sample in typical]))
-            num_padded = len(typical) * max(lengths[sample] for sample in typical)
-            timing = _time(model, layout, task, batch, len(typical), num_padded)
+            batch = to_device_of(model, typical_batch(task, examples, lengths, batch_size=config.batch_size))
+            timing = _time(model, layout, task, batch, longest=max(lengths))
             counts = [count_step(model, layout, task, samples) for samples in counted_samples(task, examples, lengths)]
         guard.check()
     measured = Measured(
@@ -212,14 +210,15 @@ class _Pass:
         return found
 
 
-def _time(model: nn.Module, layout: ModelLayout, task: Task, batch: Batch, batch_size: int, num_tokens: int) -> Timing:
-    device = next(model.parameters()).device
+def _time(model: nn.Module, layout: ModelLayout, task: Task, batch: Batch, *, longest: int) -> Timing:
+    """Time a batch; where nothing is padded all of its samples are as long as the longest of all (images)."""
+    device, batch_size, mask = next(model.parameters()).device, len(next(iter(batch.values()))), task.token_mask(batch)
     timed = time_model(model, layout.blocks, task, batch)
     return Timing(
         device=device_name(device),
         threads=torch.get_num_threads(),
         batch_size=batch_size,
-        tokens_per_batch=num_tokens,
+        tokens_per_batch=batch_size * longest if mask is None else mask.numel(),
         outside_forward_seconds=timed.outside_forward_seconds,
         outside_backward_seconds=timed.outside_backward_seconds,
         outside_backward_frozen_seconds=timed.outside_backward_frozen_seconds,

@@ -12,7 +12,7 @@ from layerlens.adapting.arms.refused import why_refused
 from layerlens.adapting.arms.run import run_arm
 from layerlens.adapting.finetune import is_claimed, why_not_its_own
 from layerlens.adapting.load import PLAN_FILE
-from layerlens.adapting.order import num_tuning_steps
+from layerlens.adapting.num_steps import num_tuning_steps
 from layerlens.adapting.save import ADAPTER_FOLDER
 from layerlens.adapting.trackers import check_trackers
 from layerlens.adapting.tune import run_spec

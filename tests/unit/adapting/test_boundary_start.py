@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layerlens.adapting import training_batch
 from layerlens.adapting.attach import attached
 from layerlens.adapting.boundary_start import BOUNDARY_FILE, BoundaryStart
 from layerlens.adapting.boundary_store import BoundaryShelf
@@ -19,6 +18,7 @@ from layerlens.adapting.optimizer import build_optimizer, build_schedule
 from layerlens.adapting.training import train
 from layerlens.artifacts.plan import Plan
 from layerlens.config import Precision, TrainingConfig
+from layerlens.data import training_batches
 from layerlens.data.dataset import LoadedData
 from layerlens.data.example import Example
 from layerlens.data.tasks import build_task
@@ -93,7 +93,7 @@ def trained_plainly(
         with torch.random.fork_rng():
             torch.manual_seed(3)
             for samples in batches:
-                batch = data.task.collate([data.examples[sample] for sample in samples], multiple_of=training_batch.TOKENS)
+                batch = data.task.collate([data.examples[sample] for sample in samples], multiple_of=training_batches.TOKENS)
                 loss = data.task.per_sample_loss(adapted(**data.task.model_inputs(batch)), batch).mean()
                 losses.append(loss.item())
                 loss.backward()
@@ -128,7 +128,7 @@ def test_training_from_kept_states_is_training_without_them(
     # Batches that are padded alike have products of one shape, which add in one order.
     assert_equal(trained(task_model, plan, alike, batches, config), trained_plainly(task_model, plan, alike, batches, config))
     # These short samples would all be padded to the same length else.
-    monkeypatch.setattr(training_batch, "TOKENS", 1)
+    monkeypatch.setattr(training_batches, "TOKENS", 1)
     assert_close(trained(task_model, plan, data, batches, config), trained_plainly(task_model, plan, data, batches, config))
 
 

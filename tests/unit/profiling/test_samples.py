@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from layerlens.artifacts.profile import TaskInfo
+from layerlens.data.tasks import build_task
 from layerlens.profiling.head_samples import choose_head_samples
 from layerlens.profiling.loss_terms import loss_terms
 from layerlens.profiling.sample_lengths import sample_lengths
-from layerlens.profiling.typical_batch import typical_samples
+from layerlens.profiling.typical_batch import typical_batch, typical_samples
 from layerlens.words import TaskKind
 from tests.unit.profiling.cases import open_case
 
@@ -53,9 +56,20 @@ def test_text_is_as_long_as_its_tokens_and_images_as_their_patches(tmp_path: Pat
     assert sample_lengths(images.model, images.layout.layers, images.task, images.examples) == [5] * 7
 
 
-def test_the_typical_batch_holds_the_samples_closest_to_the_mean_length() -> None:
-    assert typical_samples([1, 9, 5, 6, 4, 5], 3) == [2, 3, 5]
-    assert typical_samples([1, 9], 5) == [0, 1]
+def test_typical_samples_are_the_closest_to_a_length_that_are_no_longer() -> None:
+    assert typical_samples([1, 9, 5, 6, 4, 5], 3, 5) == [2, 4, 5]
+    assert typical_samples([1, 9, 8], 2, 5) == [0, 2]
+    assert typical_samples([1, 9], 5, 5) == [0, 1]
+
+
+@pytest.mark.parametrize(("max_tokens", "num"), [(None, 4), (50, 1), (80, 2), (10, 1)])
+def test_the_typical_batch_is_padded_as_training_pads(max_tokens: int | None, num: int) -> None:
+    task = build_task(TaskInfo(kind=TaskKind.CLASSIFICATION, num_labels=2, max_length=40), SimpleNamespace(pad_token_id=0))
+    lengths = [*[30] * 8, 20]
+    examples = [{"input_ids": [7] * length, "attention_mask": [1] * length, "labels": 0} for length in lengths]
+    batch = typical_batch(task, examples, lengths, batch_size=4, max_tokens=max_tokens)
+    assert batch["attention_mask"].sum(dim=1).tolist() == [30] * num
+    assert batch["input_ids"].shape == (num, 32)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from layerlens.adapting.lora import (
     count_trainable,
     lora_config,
 )
-from layerlens.adapting.order import num_tuning_steps
+from layerlens.adapting.num_steps import num_tuning_steps
 from layerlens.adapting.precision import kept_generators, on_training_device, training_device
 from layerlens.adapting.samples import Samples, choose
 from layerlens.adapting.tune import run_spec, tune

@@ -25,7 +25,7 @@ from layerlens.models.streamed.streamed_linear import StreamedLinear
 from layerlens.models.tensors_in import floating_tensors
 from layerlens.profiling.latency import latency_models
 from layerlens.profiling.saved_bytes import saved_bytes
-from layerlens.profiling.typical_batch import typical_samples
+from layerlens.profiling.typical_batch import typical_batch
 from layerlens.profiling.update_timing import update_seconds_per_parameter
 from layerlens.streaming.samples import Part, Samples
 
@@ -193,11 +193,9 @@ def typical_part(
     batch_size: int,
     tokens_at_once: int,
 ) -> Samples:
-    """One batch of typical samples, no larger than what runs at once."""
-    chosen = typical_samples(lengths, batch_size)
-    longest = max(lengths[sample] for sample in chosen)
-    chosen = chosen[: max(1, min(len(chosen), tokens_at_once // longest))]
-    return Samples.of_examples(model.skeleton, task, examples, [chosen], tokens_at_once=1 << 60)
+    """One typical batch, no larger than what runs at once."""
+    batch = typical_batch(task, examples, lengths, batch_size=batch_size, max_tokens=tokens_at_once)
+    return Samples.of_batches(model.skeleton, task, [batch], tokens_at_once=1 << 60)
 
 
 def block_shape(model: StreamedModel, block: int) -> Any:

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from layerlens.adapting.order import num_tuning_steps, training_batches
+from layerlens.data.training_batches import TOKENS, training_batches, typical_length
 
 
 def lengths(number: int) -> int:
@@ -39,9 +39,20 @@ def test_a_batch_is_never_larger_than_the_data() -> None:
     assert [len(batch) for batch in batches] == [3] * 20
 
 
-@pytest.mark.parametrize(
-    ("samples", "batch_size", "epochs", "max_steps", "steps"),
-    [(100, 16, 3.0, None, 19), (100, 16, 0.5, None, 4), (5, 16, 2.0, None, 2), (100, 16, 3.0, 7, 7), (1, 1, 0.1, None, 1)],
-)
-def test_steps_of_a_tuning_run(samples: int, batch_size: int, epochs: float, max_steps: int | None, steps: int) -> None:
-    assert num_tuning_steps(samples, batch_size=batch_size, epochs=epochs, max_steps=max_steps) == steps
+@pytest.mark.parametrize("max_length", [None, 40, 96])
+def test_the_typical_length_is_what_batches_are_padded_to_in_the_mean(max_length: int | None) -> None:
+    generator = np.random.default_rng(1)
+    samples = np.minimum(generator.poisson(generator.uniform(5, 60, size=5000)), max_length or 96)
+    batches = training_batches(5000, lambda number: int(samples[number]), batch_size=16, num_steps=300, seed=3)
+    padded = []
+    for batch in batches:
+        longest = max(samples[number] for number in batch)
+        padded.append(longest if max_length is None else min(max_length, TOKENS * np.ceil(longest / TOKENS)))
+    found = typical_length(samples[:512].tolist(), batch_size=16, max_length=max_length)
+    assert found == pytest.approx(np.mean(padded), abs=1.0)
+    assert found > samples.mean() + 1
+
+
+def test_samples_of_one_length_are_typically_that_long() -> None:
+    assert typical_length([197] * 7, batch_size=4, max_length=None) == 197
+    assert typical_length([64] * 7, batch_size=4, max_length=64) == 64
