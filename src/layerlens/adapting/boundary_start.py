@@ -6,9 +6,7 @@ the same bytes. In later epochs the sample stands in other batches, padded other
 another order, so such a step equals one that runs the frozen blocks on its own batch within rounding (1e-6 in float32),
 and to the bit where both batches are padded alike.
 
-Kept are real tokens; padding is zero, which no real token sees. Where padding enters the loss (the spans of question
-answering) each sample keeps as many positions as the longest batch that it will stand in. A model whose padding depends on how
-far the batch is padded (DeBERTa lets a padding token look at every token alike) is tried for it, and nothing is kept of it.
+Kept are real tokens; padding is zero, which no real token sees and no loss.
 
 Keeping pays from the second time that a sample is seen. Where hardly any is seen twice, each step runs the frozen blocks,
 without gradients, and nothing is kept.
@@ -16,7 +14,6 @@ without gradients, and nothing is kept.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,10 +41,6 @@ BOUNDARY_FILE = "boundary"
 _WORTH_KEEPING = 0.1
 #: Samples that the two halves are tried on.
 _TRIED_SAMPLES = 2
-#: Padding that differs by more than this many times the rounding at real tokens depends on the batch.
-_ABOVE_ROUNDING = 8.0
-#: The least that counts as rounding, relative to the largest value.
-_ROUNDING = 1e-6
 
 
 class BoundaryStart:
@@ -135,7 +128,7 @@ class BoundaryStart:
             return
         hidden = self._frozen.boundary(inputs)
         self._lengths = self._kept_lengths(hidden)
-        self._store = self._open(self._frozen, hidden)
+        self._store = self._open(hidden)
         if self._store is None:
             return
         self.kept_bytes = size_bytes(self._lengths, hidden.shape[-1])
@@ -153,22 +146,6 @@ class BoundaryStart:
         _, order = self._by_length()
         return self._batch_of([order[0], order[-1]], next(iter(batch.values())).device)
 
-    def _padding_depends_on_length(self, frozen: FrozenBlocks, device: torch.device) -> bool:
-        """Whether the padding of the shortest sample differs beside two longer ones by more than the rounding of its tokens."""
-        lengths, order = self._by_length()
-        first, last = order[0], order[-1]
-        middle = next((sample for sample in reversed(order) if lengths[first] < lengths[sample] < lengths[last]), None)
-        if middle is None:
-            # All batches that pad a sample pad it to one length.
-            return False
-        near, far = (
-            frozen.boundary(self._task.model_inputs(self._batch_of([first, other], device)))[0].float()
-            for other in (middle, last)
-        )
-        difference = (near - far[: len(near)]).abs()
-        rounding = max(float(difference[: lengths[first]].max()), _ROUNDING * float(near.abs().max()))
-        return float(difference[lengths[first] :].max()) > _ABOVE_ROUNDING * rounding
-
     def _by_length(self) -> tuple[dict[int, int], list[int]]:
         """Tokens of every sample of the run, and the samples, the shortest first."""
         lengths = {sample: example_length(self._examples[sample]) for samples in self._batches for sample in samples}
@@ -177,20 +154,14 @@ class BoundaryStart:
     def _batch_of(self, samples: Sequence[int], device: torch.device) -> Batch:
         return to_device(training_batch(self._task, [self._examples[sample] for sample in samples]), device)
 
-    def _open(self, frozen: FrozenBlocks, hidden: Hidden) -> BoundaryStore | None:
-        if self._shelf is not None and not self._has_counting_padding:
+    def _open(self, hidden: Hidden) -> BoundaryStore | None:
+        if self._shelf is not None:
             shared = self._shelf.store(self._seed, self.cut, self._lengths, hidden.shape[-1])
             if shared is not None:
                 return shared
         self._shelf = None
         num_seen = sum(map(len, self._batches))
         if num_seen - len(self._lengths) < _WORTH_KEEPING * num_seen:
-            return None
-        if self._has_counting_padding and self._padding_depends_on_length(frozen, hidden.device):
-            self._progress.note(
-                f"{self.cut} blocks are frozen: nothing above them is kept, for what stands at padding depends on how far the "
-                "batch is padded"
-            )
             return None
         found = open_store(
             self._lengths,
@@ -206,23 +177,12 @@ class BoundaryStart:
             self._progress.note(f"{self.cut} blocks are frozen: {size} above them are computed once and kept")
         return found
 
-    @property
-    def _has_counting_padding(self) -> bool:
-        return self._task.info.kind is TaskKind.QUESTION_ANSWERING
-
     def _kept_lengths(self, hidden: Tensor) -> dict[int, int]:
         """Tokens that are kept of each sample of the run."""
-        counts = Counter(sample for samples in self._batches for sample in samples)
+        seen = dict.fromkeys(sample for samples in self._batches for sample in samples)
         if self._task.info.kind is TaskKind.IMAGE_CLASSIFICATION:
-            return dict.fromkeys(counts, hidden.shape[1])
-        lengths = {sample: example_length(self._examples[sample]) for sample in counts}
-        if not self._has_counting_padding:
-            return lengths
-        kept = dict(lengths)
-        for samples in self._batches:
-            longest = max(lengths[sample] for sample in samples)
-            kept |= {sample: max(kept[sample], longest) for sample in samples}
-        return kept
+            return dict.fromkeys(seen, hidden.shape[1])
+        return {sample: example_length(self._examples[sample]) for sample in seen}
 
     def _hidden(self, frozen: FrozenBlocks, samples: Sequence[int], batch: Batch) -> Hidden:
         """What enters the lowest trained block, padded as the batch is."""
@@ -237,19 +197,13 @@ class BoundaryStart:
         num_tokens = len(rows[0]) if mask is None else mask.shape[1]
         hidden = torch.zeros(len(rows), num_tokens, rows[0].shape[-1], dtype=rows[0].dtype)
         for number, row in enumerate(rows):
-            hidden[number, : len(row)] = row[:num_tokens]
+            hidden[number, : len(row)] = row
         return hidden.to(device)
 
     def _keep(self, frozen: FrozenBlocks, store: BoundaryStore, place: int, device: torch.device) -> None:
         """Run a batch through the frozen blocks and keep those of its samples that come first in it."""
         samples = self._batches[place]
-        examples = [self._examples[sample] for sample in samples]
-        # A sample as long as the longest position that is wanted makes the batch as long; its own row is let go.
-        wanted = max(self._lengths[sample] for sample in samples)
-        if self._has_counting_padding and all(len(example["input_ids"]) < wanted for example in examples):
-            longest = next(sample for sample in self._first if example_length(self._examples[sample]) == wanted)
-            examples.append(self._examples[longest])
-        batch = to_device(training_batch(self._task, examples), device)
+        batch = self._batch_of(samples, device)
         hidden = frozen.boundary(self._task.model_inputs(batch))
         for number, sample in enumerate(samples):
             if self._first[sample] == place:

@@ -28,7 +28,7 @@ class Task(ABC):
     """Keys of a batch that hold what is to be predicted, under the names Hugging Face models take them by."""
 
     is_padded_on: ClassVar[bool] = True
-    """Whether `collate` heeds `multiple_of`: not where padding enters the loss, nor where all samples are of one size."""
+    """Whether `collate` heeds `multiple_of`: not where all samples are of one size."""
 
     def __init__(self, info: TaskInfo) -> None:
         self.info = info

@@ -229,8 +229,9 @@ def answers_in(task_model: TaskModel) -> LoadedData:
     return LoadedData(id="made", task=task, examples=examples, splits=None, columns={})
 
 
-@pytest.mark.parametrize(("family", "is_kept"), [("bert", True), ("deberta_v2", False)])
-def test_padding_that_enters_the_loss_is_kept_unless_it_depends_on_the_batch(family: str, is_kept: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["bert", "deberta_v2"])
+def test_spans_learn_the_same_whatever_the_base_makes_of_padding(family: str, tmp_path: Path) -> None:
+    """A padding token of DeBERTa looks at every token alike, so what stands there depends on how far the batch is padded."""
     kind = TaskKind.QUESTION_ANSWERING
     task_model = tiny_task_model(family, tmp_path, kind)
     with torch.no_grad():
@@ -246,7 +247,7 @@ def test_padding_that_enters_the_loss_is_kept_unless_it_depends_on_the_batch(fam
         with start.step(batches[0], batch):
             adapted(**data.task.model_inputs(batch))
         assert start.cut == 1
-        assert (start.kept_bytes > 0) is is_kept
+        assert start.kept_bytes > 0
     kept, plain = trained(task_model, plan, data, batches), trained_plainly(task_model, plan, data, batches)
     for _, state in (kept, plain):
         # A bias on all of a softmax's logits has no gradient but rounding, which Adam blows up.

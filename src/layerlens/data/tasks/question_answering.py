@@ -38,30 +38,31 @@ class QuestionAnswering(Task):
 
     primary_metric = "f1"
     label_keys = ("start_positions", "end_positions")
-    is_padded_on = False
 
     def __init__(self, info: TaskInfo, pad_token_id: int) -> None:
         super().__init__(info)
         self.pad_token_id = pad_token_id
 
     def collate(self, examples: Sequence[Example], *, multiple_of: int = 1) -> Batch:
-        """Pad to the longest; `start_positions` and `end_positions` are int64 `[batch]`, both inside the answer."""
+        """Pad on the right; `start_positions` and `end_positions` are int64 `[batch]`, both inside the answer."""
         ends = {name: torch.tensor([example[name] for example in examples], dtype=torch.long) for name in self.label_keys}
-        return {**pad_tokens(examples, self.pad_token_id, padded_length(examples)), **ends}
+        length = padded_length(examples, multiple_of, self.info.max_length)
+        return {**pad_tokens(examples, self.pad_token_id, length), **ends}
 
     def per_sample_loss(self, outputs: Any, batch: Batch) -> Float[Tensor, " batch"]:
-        """Mean of the cross entropies of start and end over all tokens; the batch mean is the model's own loss."""
-        start = cross_entropy(outputs.start_logits.float(), batch["start_positions"], reduction="none")
-        end = cross_entropy(outputs.end_logits.float(), batch["end_positions"], reduction="none")
-        return (start + end) / 2
+        """Mean of the cross entropies of start and end over the sample's tokens.
+
+        Where nothing is padded the batch mean is the model's own loss, whose softmax runs over padding too: there a sample's loss
+        depends on what it is batched with.
+        """
+        start, end = self._logits(outputs, batch)
+        start_loss = cross_entropy(start, batch["start_positions"], reduction="none")
+        return (start_loss + cross_entropy(end, batch["end_positions"], reduction="none")) / 2
 
     def sample_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> Batch:
         """Draw start and end, each from its own softmax, as the loss treats them."""
-        return {
-            **batch,
-            "start_positions": draw_classes(outputs.start_logits, generator),
-            "end_positions": draw_classes(outputs.end_logits, generator),
-        }
+        start, end = self._logits(outputs, batch)
+        return {**batch, "start_positions": draw_classes(start, generator), "end_positions": draw_classes(end, generator)}
 
     def predictions(self, outputs: Any, batch: Batch) -> list[Any]:
         """Logits of each sample; the answer's text is found in `score`, which knows the context."""
@@ -76,6 +77,12 @@ class QuestionAnswering(Task):
         matches = [exact_match(text, example["answers"]) for text, example in zip(texts, examples, strict=True)]
         overlaps = [answer_f1(text, example["answers"]) for text, example in zip(texts, examples, strict=True)]
         return {"f1": float(np.mean(overlaps)), "exact_match": float(np.mean(matches))}
+
+    def _logits(self, outputs: Any, batch: Batch) -> list[Float[Tensor, "batch tokens"]]:
+        """Start and end logits in float32, −∞ at padding."""
+        mask = self.token_mask(batch)
+        both = [outputs.start_logits.float(), outputs.end_logits.float()]
+        return both if mask is None else [logits.masked_fill(~mask, -torch.inf) for logits in both]
 
 
 def best_answer(spans: SpanLogits, example: Example) -> str:

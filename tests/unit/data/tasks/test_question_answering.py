@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering, BertForQuestionAnswering
 
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.data.tasks.question_answering import MAX_ANSWER_TOKENS, QuestionAnswering, SpanLogits, best_answer
@@ -22,14 +22,37 @@ CONTEXT = "alpha beta gamma"
 READ = {"context": CONTEXT, "answers": ["beta"], "offsets": [None, None, None, None, (0, 5), (6, 10), (11, 16)]}
 
 
-def test_the_mean_loss_is_the_models_own(tiny: Callable[[str], Path]) -> None:
+def _model(tiny: Callable[[str], Path]) -> BertForQuestionAnswering:
     torch.manual_seed(0)
-    model = AutoModelForQuestionAnswering.from_pretrained(tiny("bert")).eval()
-    batch = TASK.collate(EXAMPLES)
+    return AutoModelForQuestionAnswering.from_pretrained(tiny("bert")).eval()
+
+
+def test_the_mean_loss_of_unpadded_samples_is_the_models_own(tiny: Callable[[str], Path]) -> None:
+    model, batch = _model(tiny), TASK.collate([EXAMPLES[0], {**EXAMPLES[0], "start_positions": 4}])
     with torch.no_grad():
         outputs = model(**batch)
     torch.testing.assert_close(TASK.per_sample_loss(outputs, batch).mean(), outputs.loss)
     assert set(TASK.model_inputs(batch)) == {"input_ids", "attention_mask"}
+
+
+def test_a_samples_loss_and_gradient_do_not_depend_on_its_padding(tiny: Callable[[str], Path]) -> None:
+    model = _model(tiny)
+    found = []
+    for batch in (TASK.collate(EXAMPLES[1:]), TASK.collate(EXAMPLES)):
+        model.zero_grad()
+        loss = TASK.per_sample_loss(model(**TASK.model_inputs(batch)), batch)[-1]
+        loss.backward()
+        found.append((loss.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}))
+    torch.testing.assert_close(*found)
+    assert all(gradient.isfinite().all() for _, gradients in found for gradient in gradients.values())
+
+
+def test_padding_is_never_drawn() -> None:
+    batch = TASK.collate(EXAMPLES * 500)
+    outputs = SimpleNamespace(start_logits=torch.zeros(1000, 6), end_logits=torch.full((1000, 6), 3.0))
+    drawn = TASK.sample_labels(outputs, batch, torch.Generator().manual_seed(0))
+    for name in TASK.label_keys:
+        assert (drawn[name][::2].max(), drawn[name][1::2].max()) == (5, 3)
 
 
 def test_start_and_end_are_drawn_as_often_as_the_model_says() -> None:
