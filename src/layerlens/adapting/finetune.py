@@ -19,9 +19,9 @@ import transformers
 from peft import PeftModel
 from torch import nn
 
+from layerlens.adapting.batch_identity import PADDED_TO
 from layerlens.adapting.hooks import NO_HOOKS, Hooks
 from layerlens.adapting.memory import peak_memory
-from layerlens.adapting.padding import PADDED_TO
 from layerlens.adapting.precision import kept_generators, own_forward, training_device
 from layerlens.adapting.recorded import without_newer
 from layerlens.adapting.samples import SOURCE, Samples

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerlens.adapting.attach import attached
+from layerlens.adapting.batch_identity import batch_identity
 from layerlens.adapting.boundary_store import BoundaryShelf
-from layerlens.adapting.padding import padding_identity
 from layerlens.adapting.precision import arithmetic, autocast, training_device
 from layerlens.adapting.race_state import NOT_OF_A_RUN, Run, open_state, save_state
 from layerlens.adapting.samples import Samples
@@ -69,7 +69,7 @@ class Runner:
             "training": training.identity,
             "held_out": held_out.identity,
             "arithmetic": list(arithmetic(config.precision, device).values()),
-            **padding_identity(self.task),
+            **batch_identity(self.task),
         }
         described = content | {
             "candidates": {name: sha256_of_json(found)[:_HASH_LETTERS] for name, found in trained.items()},

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from layerlens.adapting.attach import attached
+from layerlens.adapting.batch_identity import batch_identity
 from layerlens.adapting.finetune import ARITHMETIC, RunSpec, finetune, finished_arm
 from layerlens.adapting.head_start import start_head_
 from layerlens.adapting.hooks import NO_HOOKS, Hooks
 from layerlens.adapting.lora import check_model
 from layerlens.adapting.num_steps import num_tuning_steps
-from layerlens.adapting.padding import padding_identity
 from layerlens.adapting.precision import arithmetic, on_training_device, training_device
 from layerlens.adapting.samples import Samples, choose
 from layerlens.adapting.save import ADAPTER_FOLDER, WEIGHTS_FILE, save_adapter
@@ -135,6 +135,6 @@ def run_spec(
         "evaluation": scored.identity,
         "config": settings,
         ARITHMETIC: arithmetic(config.precision, training_device()),
-        **padding_identity(data.task),
+        **batch_identity(data.task),
     }
     return RunSpec(name, adapter_params, head_params, num_steps, training, scored, config, task_model.new_parameters, identity)

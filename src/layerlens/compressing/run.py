@@ -165,6 +165,7 @@ class _Run:
             "batch_size": self.options.batch_size,
             "seed": self.options.seed,
             "data": self.data_hash,
+            **self.data.task.loss_identity,
             "model": self.model.checkpoint.hash(),
             # Steps of two releases do not go together: a run that was stopped under another one begins anew.
             "versions": versions_of_figures(),

@@ -30,6 +30,9 @@ class Task(ABC):
     is_padded_on: ClassVar[bool] = True
     """Whether `collate` heeds `multiple_of`: not where all samples are of one size."""
 
+    loss_identity: ClassVar[dict[str, str]] = {}
+    """What a record is known by in how the loss is taken, where that was otherwise when records were first made."""
+
     def __init__(self, info: TaskInfo) -> None:
         self.info = info
 

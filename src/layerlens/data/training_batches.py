@@ -20,8 +20,8 @@ WINDOW = 16
 #: of every length leave it between their tensors, where it breaks the heap into holes: 100 steps of LoRA on MRPC took 1,899 MiB
 #: padded to the longest, 1,364 with that cache off, and 1,154 padded to 16, a tenth sooner.
 TOKENS = 16
-#: Windows that the length of a typical batch is the mean over: within half a token on the benchmarks' tasks.
-_TYPICAL_WINDOWS = 16
+#: Batches that the typical length is the mean over: within half a token on the benchmarks' tasks.
+_TYPICAL_BATCHES = 16 * WINDOW
 
 
 def training_batches(
@@ -59,16 +59,20 @@ def training_batch(task: Task, examples: Sequence[Example]) -> Batch:
     return task.collate(examples, multiple_of=TOKENS)
 
 
-def typical_length(lengths: Sequence[int], *, batch_size: int, max_length: int | None) -> int:
+def typical_length(lengths: Sequence[int], *, num_samples: int, batch_size: int, max_length: int | None) -> int:
     """Tokens that a training batch is padded to in the mean: more than a sample has, for its longest sample and the rounding.
 
     Args:
-        lengths: Tokens of some samples, which stand for all: batches are drawn from them with repetition.
+        lengths: Tokens of some of the training samples, which stand for all: they are drawn with repetition where there are more.
+        num_samples: Training samples there are; the fewer, the less alike are those of a batch.
         batch_size: Samples per step.
         max_length: Of the task, which no batch is padded on beyond; without one none is padded on.
     """
-    num = _TYPICAL_WINDOWS * WINDOW * batch_size
-    drawn = np.random.default_rng(0).choice(np.asarray(lengths), num)
-    batches = training_batches(num, lambda number: int(drawn[number]), batch_size=batch_size, num_steps=num // batch_size, seed=0)
-    longest = drawn[np.array(batches)].max(axis=1)
+    tokens = np.asarray(lengths)
+    if len(tokens) < num_samples:
+        tokens = np.random.default_rng(0).choice(tokens, min(num_samples, _TYPICAL_BATCHES * batch_size))
+    batches = training_batches(
+        len(tokens), lambda number: int(tokens[number]), batch_size=batch_size, num_steps=_TYPICAL_BATCHES, seed=0
+    )
+    longest = tokens[np.array(batches)].max(axis=1)
     return round(float(np.maximum(longest, np.minimum(-(-longest // TOKENS) * TOKENS, max_length or 0)).mean()))

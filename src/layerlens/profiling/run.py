@@ -112,8 +112,8 @@ def profile_model(
             proxies = measure_proxies(model, layers, layout.blocks, task, examples, lengths, config, watcher)
         guard.check()
         with stages.timed("timing"):
-            batch = to_device_of(model, typical_batch(task, examples, lengths, batch_size=config.batch_size))
-            timing = _time(model, layout, task, batch, longest=max(lengths))
+            typical = typical_batch(task, examples, lengths, num_samples=len(part.train), batch_size=config.batch_size)
+            timing = _time(model, layout, task, to_device_of(model, typical), tokens_of_image=max(lengths))
             counts = [count_step(model, layout, task, samples) for samples in counted_samples(task, examples, lengths)]
         guard.check()
     measured = Measured(
@@ -210,15 +210,14 @@ class _Pass:
         return found
 
 
-def _time(model: nn.Module, layout: ModelLayout, task: Task, batch: Batch, *, longest: int) -> Timing:
-    """Time a batch; where nothing is padded all of its samples are as long as the longest of all (images)."""
-    device, batch_size, mask = next(model.parameters()).device, len(next(iter(batch.values()))), task.token_mask(batch)
+def _time(model: nn.Module, layout: ModelLayout, task: Task, batch: Batch, *, tokens_of_image: int) -> Timing:
+    device, batch_size, tokens = next(model.parameters()).device, len(next(iter(batch.values()))), batch.get("input_ids")
     timed = time_model(model, layout.blocks, task, batch)
     return Timing(
         device=device_name(device),
         threads=torch.get_num_threads(),
         batch_size=batch_size,
-        tokens_per_batch=batch_size * longest if mask is None else mask.numel(),
+        tokens_per_batch=batch_size * tokens_of_image if tokens is None else tokens.numel(),
         outside_forward_seconds=timed.outside_forward_seconds,
         outside_backward_seconds=timed.outside_backward_seconds,
         outside_backward_frozen_seconds=timed.outside_backward_frozen_seconds,

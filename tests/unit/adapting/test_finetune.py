@@ -16,6 +16,8 @@ from layerlens.adapting.tune import tune
 from layerlens.artifacts.evaluation import Arm
 from layerlens.artifacts.store import working_alone
 from layerlens.config import Precision, TuneConfig
+from layerlens.data.tasks.classification import Classification
+from layerlens.data.tasks.question_answering import QuestionAnswering
 from layerlens.errors import ConfigError, NotFiniteError
 from tests.unit.adapting.test_tune import QUICK, StopAfter, made
 
@@ -58,6 +60,16 @@ def test_a_run_that_was_stopped_while_batches_were_padded_otherwise_does_not_go_
     # One that has ended is what it is.
     forget(out / "arm.json", "run.tokens_padded_to")
     assert go_on(QUICK) == arm
+
+
+def test_an_arm_of_another_loss_is_another_run_though_it_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Classification, "loss_identity", QuestionAnswering.loss_identity)
+    go_on, out = stopped(tmp_path)
+    arm = go_on(QUICK)
+    assert go_on(QUICK) == arm
+    forget(out / "arm.json", "run.loss_over")
+    with pytest.raises(ConfigError, match=r"belongs to another run \(loss_over was the default, now own tokens\)"):
+        go_on(QUICK)
 
 
 def test_an_option_that_came_later_stops_no_run_unless_it_is_used(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from layerlens.adapting import padding
+from layerlens.adapting import batch_identity
 from layerlens.adapting.race import race
 from layerlens.adapting.race_state import RaceState
 from layerlens.artifacts.plan import Plan
@@ -145,7 +145,7 @@ def test_a_race_that_was_stopped_while_batches_were_padded_otherwise_is_another_
 ) -> None:
     runners, state = pair(candidates, "uniform", "all"), tmp_path / "state.json"
     race(candidates["all"], runners, task_model, data, part, QUICK, state_path=state)
-    monkeypatch.setattr(padding, "TOKENS", 8)
+    monkeypatch.setattr(batch_identity, "TOKENS", 8)
     with pytest.raises(ConfigError, match=r"tokens_padded_to was 16, now 8"):
         race(candidates["all"], runners, task_model, data, part, QUICK, state_path=state)
 

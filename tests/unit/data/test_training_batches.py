@@ -48,11 +48,19 @@ def test_the_typical_length_is_what_batches_are_padded_to_in_the_mean(max_length
     for batch in batches:
         longest = max(samples[number] for number in batch)
         padded.append(longest if max_length is None else min(max_length, TOKENS * np.ceil(longest / TOKENS)))
-    found = typical_length(samples[:512].tolist(), batch_size=16, max_length=max_length)
+    found = typical_length(samples[:512].tolist(), num_samples=5000, batch_size=16, max_length=max_length)
     assert found == pytest.approx(np.mean(padded), abs=1.0)
     assert found > samples.mean() + 1
 
 
+def test_batches_of_few_samples_are_typically_as_long_as_they_are() -> None:
+    samples = np.random.default_rng(0).integers(5, 300, size=40)
+    batches = training_batches(40, lambda number: int(samples[number]), batch_size=32, num_steps=500, seed=5)
+    padded = np.mean([TOKENS * np.ceil(max(samples[number] for number in batch) / TOKENS) for batch in batches])
+    found = typical_length(samples.tolist(), num_samples=40, batch_size=32, max_length=512)
+    assert found == pytest.approx(padded, abs=2.0)
+
+
 def test_samples_of_one_length_are_typically_that_long() -> None:
-    assert typical_length([197] * 7, batch_size=4, max_length=None) == 197
-    assert typical_length([64] * 7, batch_size=4, max_length=64) == 64
+    assert typical_length([197] * 7, num_samples=7, batch_size=4, max_length=None) == 197
+    assert typical_length([64] * 7, num_samples=900, batch_size=4, max_length=64) == 64

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,18 +60,44 @@ def test_text_is_as_long_as_its_tokens_and_images_as_their_patches(tmp_path: Pat
 
 def test_typical_samples_are_the_closest_to_a_length_that_are_no_longer() -> None:
     assert typical_samples([1, 9, 5, 6, 4, 5], 3, 5) == [2, 4, 5]
-    assert typical_samples([1, 9, 8], 2, 5) == [0, 2]
-    assert typical_samples([1, 9], 5, 5) == [0, 1]
+    assert typical_samples([1, 9, 6], 2, 5, may_be_longer=True) == [0, 2]
+
+
+def test_too_few_typical_samples_stand_in_a_batch_more_than_once() -> None:
+    assert typical_samples([1, 9, 4, 8], 5, 5) == [0, 0, 2, 2, 2]
+
+
+def typical_shape(lengths: list[int], max_length: int | None, **options: Any) -> tuple[int, ...]:
+    task = build_task(
+        TaskInfo(kind=TaskKind.CLASSIFICATION, num_labels=2, max_length=max_length), SimpleNamespace(pad_token_id=0)
+    )
+    examples = [{"input_ids": [7] * length, "attention_mask": [1] * length, "labels": 0} for length in lengths]
+    return tuple(typical_batch(task, examples, lengths, **options)["attention_mask"].shape)
 
 
 @pytest.mark.parametrize(("max_tokens", "num"), [(None, 4), (50, 1), (80, 2), (10, 1)])
 def test_the_typical_batch_is_padded_as_training_pads(max_tokens: int | None, num: int) -> None:
-    task = build_task(TaskInfo(kind=TaskKind.CLASSIFICATION, num_labels=2, max_length=40), SimpleNamespace(pad_token_id=0))
-    lengths = [*[30] * 8, 20]
-    examples = [{"input_ids": [7] * length, "attention_mask": [1] * length, "labels": 0} for length in lengths]
-    batch = typical_batch(task, examples, lengths, batch_size=4, max_tokens=max_tokens)
-    assert batch["attention_mask"].sum(dim=1).tolist() == [30] * num
-    assert batch["input_ids"].shape == (num, 32)
+    lengths = [*[30] * 8, 32, 20]
+    assert typical_shape(lengths, 40, num_samples=10, batch_size=4, max_tokens=max_tokens) == (num, 32)
+
+
+def test_a_few_samples_of_many_lengths_are_not_padded_beyond_the_typical_one() -> None:
+    lengths = list(range(10, 200, 12))
+    seen_whole = typical_shape(lengths, 512, num_samples=16, batch_size=16)
+    of_many = typical_shape(lengths, 512, num_samples=10_000, batch_size=16)
+    assert seen_whole == (16, 192), "a batch of all samples is as long as the longest, on to sixteen"
+    assert of_many[0] == 16
+    assert of_many[1] == pytest.approx(np.mean(lengths) + 12, abs=8)
+
+
+def test_a_cap_leaves_no_room_for_padding_on() -> None:
+    lengths = [17, 18, 17, 18]
+    assert typical_shape(lengths, 64, num_samples=4, batch_size=4) == (4, 32)
+    assert typical_shape(lengths, 64, num_samples=4, batch_size=4, max_tokens=18) == (1, 18)
+
+
+def test_where_no_length_is_known_the_nearest_samples_are_typical() -> None:
+    assert typical_shape([*[10] * 4, *[384] * 36], None, num_samples=40, batch_size=4) == (4, 384)
 
 
 @pytest.mark.parametrize(

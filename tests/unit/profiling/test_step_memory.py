@@ -66,15 +66,15 @@ def test_counts_at_two_lengths_foretell_those_at_a_third(tmp_path: Path, family:
 def test_the_longest_sample_is_counted_whole_and_halved_and_padded_where_others_are_shorter(tmp_path: Path) -> None:
     case = open_case(tmp_path, "bert", TaskKind.QUESTION_ANSWERING)
     short = {"input_ids": [5, 6], "attention_mask": [1, 1], "start_positions": 0, "end_positions": 1}
-    whole, half = counted_samples(case.task, [short, *case.examples], [2] + [8] * len(case.examples))
+    eight = {"input_ids": list(range(10, 18)), "attention_mask": [1] * 8, "start_positions": 2, "end_positions": 3}
+    whole, half = counted_samples(case.task, [short, eight, eight], [2, 8, 8])
     assert (whole.num_tokens, half.num_tokens, whole.is_padded) == (8, 4, True)
     assert [example["attention_mask"] for example in half.examples] == [[1, 1, 1, 1], [1, 1, 1, 0]]
     # The last token stays: T5 and BART look for the end of the text.
-    tokens = case.examples[0]["input_ids"]
-    assert half.examples[0]["input_ids"] == [*tokens[:3], tokens[-1]]
+    assert half.examples[0]["input_ids"] == [10, 11, 12, 17]
     # An answer beyond the end would be no token's.
     assert count_step(case.model, case.layout, case.task, half).outside > 0
-    assert not counted_samples(case.task, case.examples, [8] * len(case.examples))[0].is_padded
+    assert not counted_samples(case.task, [eight, eight], [8, 8])[0].is_padded
 
 
 def test_images_and_samples_too_short_to_halve_are_counted_once(tmp_path: Path) -> None:

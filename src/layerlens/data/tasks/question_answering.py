@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ class QuestionAnswering(Task):
 
     primary_metric = "f1"
     label_keys = ("start_positions", "end_positions")
+    loss_identity: ClassVar[dict[str, str]] = {"loss_over": "own tokens"}
 
     def __init__(self, info: TaskInfo, pad_token_id: int) -> None:
         super().__init__(info)

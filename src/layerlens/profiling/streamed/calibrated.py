@@ -62,6 +62,7 @@ class StreamedCalibration:
             self.data.task,
             self.examples,
             self.lengths,
+            num_samples=len(self.part.train),
             batch_size=self.config.batch_size,
             tokens_at_once=tokens_at_once,
         )

@@ -137,6 +137,7 @@ class _Run(StreamedCalibration):
                 self.model,
                 self.data.task,
                 typical,
+                batch_size=min(self.config.batch_size, len(self.part.train)),
                 holds_weights=self.settings.holds_weights,
                 loss_tokens=self.settings.loss_tokens,
             )
@@ -200,6 +201,7 @@ class _Run(StreamedCalibration):
             **self.settings.identity(),
             "data": self.data_hash(),
             "shapes": sha256_of_json({"shapes": self.samples.shapes}),
+            **self.data.task.loss_identity,
             **({} if kind == "cpu" else {"device": kind}),
             **({} if precision == "fp32" else {"precision": precision}),
         }

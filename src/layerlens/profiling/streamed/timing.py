@@ -34,7 +34,13 @@ _LONG_SECONDS = 2.0
 
 
 def time_blocks(
-    model: StreamedModel, task: Task, samples: Samples, *, holds_weights: bool, loss_tokens: int | None = None
+    model: StreamedModel,
+    task: Task,
+    samples: Samples,
+    *,
+    batch_size: int,
+    holds_weights: bool,
+    loss_tokens: int | None = None,
 ) -> Timing:
     """Time one batch through a block of each shape and through what surrounds the blocks.
 
@@ -45,10 +51,13 @@ def time_blocks(
         model: The streamed model.
         task: Its loss.
         samples: One batch, from `typical_part`.
+        batch_size: Samples of a training batch, which takes as many times as long as it has times as many samples.
         holds_weights: Keep the weights of the block at hand in memory, as the pass does.
         loss_tokens: Padded tokens that run through the head together, as in the pass; the batch takes so many times as long.
     """
     part = next(samples.parts())
+    num_samples, tokens, _ = samples.shapes[0]
+    repeats = batch_size / num_samples
     by_shape: dict[Any, BlockTiming] = {}
     timings = []
     for position, block in enumerate(model.layout.blocks):
@@ -59,24 +68,26 @@ def time_blocks(
                 layers = model.layers_of(position).values()
                 (forward, frozen_backward), (_, backward) = _medians(run, partial(_with_weight_gradients, run, layers))
             by_shape[shape] = BlockTiming(
-                block=block.block, forward_seconds=forward, backward_seconds=backward, backward_frozen_seconds=frozen_backward
+                block=block.block,
+                forward_seconds=repeats * forward,
+                backward_seconds=repeats * backward,
+                backward_frozen_seconds=repeats * frozen_backward,
             )
         timings.append(by_shape[shape].model_copy(update={"block": block.block}))
     with frozen(model.model):
         for parameter in model.model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         few = next(samples.parts(loss_tokens))
-        repeats = samples.shapes[0][0] / (few.samples.stop - few.samples.start)
+        repeats = batch_size / (few.samples.stop - few.samples.start)
         (outside,) = _medians(lambda: _outside_pass(model, task, samples, few))
     for parameter in model.model.parameters():
         parameter.grad = None
-    num_samples, tokens, _ = samples.shapes[0]
     device = model.skeleton.device
     return Timing(
         device=device_name(device),
         threads=torch.get_num_threads(),
-        batch_size=num_samples,
-        tokens_per_batch=num_samples * tokens,
+        batch_size=batch_size,
+        tokens_per_batch=batch_size * tokens,
         outside_forward_seconds=repeats * outside.forward,
         outside_backward_seconds=repeats * outside.backward,
         update_seconds_per_parameter=update_seconds_per_parameter(device),
@@ -190,11 +201,12 @@ def typical_part(
     examples: Sequence[Example],
     lengths: Sequence[int],
     *,
+    num_samples: int,
     batch_size: int,
     tokens_at_once: int,
 ) -> Samples:
     """One typical batch, no larger than what runs at once."""
-    batch = typical_batch(task, examples, lengths, batch_size=batch_size, max_tokens=tokens_at_once)
+    batch = typical_batch(task, examples, lengths, num_samples=num_samples, batch_size=batch_size, max_tokens=tokens_at_once)
     return Samples.of_batches(model.skeleton, task, [batch], tokens_at_once=1 << 60)
 
 
