@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -34,3 +36,12 @@ def test_a_processor_has_a_name_and_a_clock_and_no_memory_of_its_own() -> None:
     assert seconds_now(device) <= seconds_now(device)
     assert free_device_bytes(device) is None
     assert peak_device_bytes(device) is None
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_the_clock_of_one_thread_stands_still_while_it_waits(num_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    start = seconds_now(torch.device("cpu"))
+    time.sleep(0.05)
+    passed = seconds_now(torch.device("cpu")) - start
+    assert passed < 0.02 if num_threads == 1 else passed >= 0.05

@@ -22,7 +22,7 @@ class _VirtualTime:
     def __init__(self) -> None:
         self.seconds = 1.0
 
-    def perf_counter(self) -> float:
+    def thread_time(self) -> float:
         return self.seconds
 
 
