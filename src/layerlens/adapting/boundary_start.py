@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -143,13 +144,13 @@ class BoundaryStart:
         """
         if self._task.info.kind is TaskKind.IMAGE_CLASSIFICATION:
             return {name: value[:_TRIED_SAMPLES] for name, value in batch.items()}
-        _, order = self._by_length()
+        order = sorted(self._text_lengths, key=lambda sample: (self._text_lengths[sample], sample))
         return self._batch_of([order[0], order[-1]], next(iter(batch.values())).device)
 
-    def _by_length(self) -> tuple[dict[int, int], list[int]]:
-        """Tokens of every sample of the run, and the samples, the shortest first."""
-        lengths = {sample: example_length(self._examples[sample]) for samples in self._batches for sample in samples}
-        return lengths, sorted(lengths, key=lambda sample: (lengths[sample], sample))
+    @cached_property
+    def _text_lengths(self) -> dict[int, int]:
+        """Tokens of every sample of the run."""
+        return {sample: example_length(self._examples[sample]) for samples in self._batches for sample in samples}
 
     def _batch_of(self, samples: Sequence[int], device: torch.device) -> Batch:
         return to_device(training_batch(self._task, [self._examples[sample] for sample in samples]), device)
@@ -179,10 +180,9 @@ class BoundaryStart:
 
     def _kept_lengths(self, hidden: Tensor) -> dict[int, int]:
         """Tokens that are kept of each sample of the run."""
-        seen = dict.fromkeys(sample for samples in self._batches for sample in samples)
         if self._task.info.kind is TaskKind.IMAGE_CLASSIFICATION:
-            return dict.fromkeys(seen, hidden.shape[1])
-        return {sample: example_length(self._examples[sample]) for sample in seen}
+            return dict.fromkeys((sample for samples in self._batches for sample in samples), hidden.shape[1])
+        return self._text_lengths
 
     def _hidden(self, frozen: FrozenBlocks, samples: Sequence[int], batch: Batch) -> Hidden:
         """What enters the lowest trained block, padded as the batch is."""

@@ -21,6 +21,7 @@ from layerlens.data.example import Batch
 from layerlens.data.padding import IGNORED_LABEL
 from layerlens.data.task import Task
 from layerlens.data.tasks.embedding import mean_pooled
+from layerlens.data.tasks.question_answering import span_logits
 from layerlens.linalg.divergence import cosine_distance, row_divergence
 from layerlens.words import TaskKind
 
@@ -71,9 +72,8 @@ def predicted_rows(task: Task, outputs: Any, batch: Batch) -> ComparedRows:
             return ComparedRows(outputs.logits[:, :-1][wanted].float(), wanted.nonzero()[:, 0], Compared.DISTRIBUTION)
         case TaskKind.QUESTION_ANSWERING:
             is_token = batch["attention_mask"].bool()
-            ends = [logits.float().masked_fill(~is_token, -torch.inf) for logits in (outputs.start_logits, outputs.end_logits)]
             samples = torch.arange(len(is_token), device=is_token.device)
-            return ComparedRows(torch.cat(ends), samples.repeat(2), Compared.DISTRIBUTION)
+            return ComparedRows(torch.cat(span_logits(outputs, is_token)), samples.repeat(2), Compared.DISTRIBUTION)
         case TaskKind.EMBEDDING:
             return embedded_rows(outputs.last_hidden_state, task.token_mask(batch))
         case kind:

@@ -28,5 +28,9 @@ def pad_tokens(examples: Sequence[Example], pad_token_id: int, length: int) -> B
 
 def padded_length(examples: Sequence[Example], multiple_of: int = 1, at_most: int | None = None) -> int:
     """Tokens of the longest example, rounded up to a multiple within `at_most`; not rounded where no such limit is known."""
-    longest = max(len(example["input_ids"]) for example in examples)
-    return max(longest, min(-(-longest // multiple_of) * multiple_of, at_most or 0))
+    return padded_on(max(len(example["input_ids"]) for example in examples), multiple_of, at_most)
+
+
+def padded_on(num_tokens: int, multiple_of: int, at_most: int | None) -> int:
+    """`num_tokens` rounded up to a multiple within `at_most`; not rounded where no such limit is known."""
+    return max(num_tokens, min(-(-num_tokens // multiple_of) * multiple_of, at_most or 0))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from layerlens.data.example import Batch, Example
+from layerlens.data.padding import padded_on
 from layerlens.data.task import Task
 
 #: Batches per window: enough to pair samples of like length, few enough to keep the order random.
@@ -74,5 +75,5 @@ def typical_length(lengths: Sequence[int], *, num_samples: int, batch_size: int,
     batches = training_batches(
         len(tokens), lambda number: int(tokens[number]), batch_size=batch_size, num_steps=_TYPICAL_BATCHES, seed=0
     )
-    longest = tokens[np.array(batches)].max(axis=1)
-    return round(float(np.maximum(longest, np.minimum(-(-longest // TOKENS) * TOKENS, max_length or 0)).mean()))
+    longest = tokens[np.array(batches)].max(axis=1).tolist()
+    return round(float(np.mean([padded_on(num_tokens, TOKENS, max_length) for num_tokens in longest])))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -56,13 +56,13 @@ class QuestionAnswering(Task):
         Where nothing is padded the batch mean is the model's own loss, whose softmax runs over padding too: there a sample's loss
         depends on what it is batched with.
         """
-        start, end = self._logits(outputs, batch)
+        start, end = span_logits(outputs, self.token_mask(batch))
         start_loss = cross_entropy(start, batch["start_positions"], reduction="none")
         return (start_loss + cross_entropy(end, batch["end_positions"], reduction="none")) / 2
 
     def sample_labels(self, outputs: Any, batch: Batch, generator: torch.Generator) -> Batch:
         """Draw start and end, each from its own softmax, as the loss treats them."""
-        start, end = self._logits(outputs, batch)
+        start, end = span_logits(outputs, self.token_mask(batch))
         return {**batch, "start_positions": draw_classes(start, generator), "end_positions": draw_classes(end, generator)}
 
     def predictions(self, outputs: Any, batch: Batch) -> list[Any]:
@@ -79,11 +79,16 @@ class QuestionAnswering(Task):
         overlaps = [answer_f1(text, example["answers"]) for text, example in zip(texts, examples, strict=True)]
         return {"f1": float(np.mean(overlaps)), "exact_match": float(np.mean(matches))}
 
-    def _logits(self, outputs: Any, batch: Batch) -> list[Float[Tensor, "batch tokens"]]:
-        """Start and end logits in float32, −∞ at padding."""
-        mask = self.token_mask(batch)
-        both = [outputs.start_logits.float(), outputs.end_logits.float()]
-        return both if mask is None else [logits.masked_fill(~mask, -torch.inf) for logits in both]
+
+def span_logits(outputs: Any, mask: Bool[Tensor, "batch tokens"] | None) -> list[Float[Tensor, "batch tokens"]]:
+    """Start and end logits in float32, −∞ at padding.
+
+    Args:
+        outputs: What the model gave back.
+        mask: Which tokens are no padding; none where all count.
+    """
+    both = [outputs.start_logits.float(), outputs.end_logits.float()]
+    return both if mask is None else [logits.masked_fill(~mask, -torch.inf) for logits in both]
 
 
 def best_answer(spans: SpanLogits, example: Example) -> str:
