@@ -107,6 +107,22 @@ RARE: dict[str, tuple[str, str, dict[str, Any]]] = {
             "pad_token_id": 0,
         },
     ),
+    # A decoder alone: the attention to an encoder stands in its blocks and is never run.
+    "bart_decoder": (
+        "BartConfig",
+        "BartForCausalLM",
+        {
+            "vocab_size": 200,
+            "d_model": 32,
+            "decoder_layers": 2,
+            "decoder_attention_heads": 4,
+            "decoder_ffn_dim": 64,
+            "max_position_embeddings": 64,
+            "is_decoder": True,
+            "is_encoder_decoder": False,
+            "pad_token_id": 0,
+        },
+    ),
     # Its blocks differ in width, and transformers finds no input embedding in it.
     "convnext": (
         "ConvNextConfig",
@@ -135,7 +151,20 @@ RARE: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 
-_DECODERS = {"gpt2", "gpt_neo", "llama", "mistral", "qwen2", "ctrl", "deepseek_v3", "gemma2", "mamba", "olmo", "xglm"}
+_DECODERS = {
+    "bart_decoder",
+    "ctrl",
+    "deepseek_v3",
+    "gemma2",
+    "gpt2",
+    "gpt_neo",
+    "llama",
+    "mamba",
+    "mistral",
+    "olmo",
+    "qwen2",
+    "xglm",
+}
 
 
 def save_tiny(family: str, folder: Path, *, seed: int = 0, **overrides: Any) -> Path:

@@ -86,6 +86,12 @@ class LayerProfile(LayerSpec):
         default={}, description="95 % intervals over samples of gradient_energy, fisher and utility"
     )
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no gradient came to it on any sample, as to the cross-attention of a decoder without an encoder."""
+        seen = [self.metrics[name] for name in ("fisher", "gradient_norm_squared") if name in self.metrics]
+        return bool(seen) and not any(seen)
+
 
 class BlockProfile(BlockSpec):
     """A block, and what its backward pass keeps when its own weights are frozen."""

@@ -74,19 +74,25 @@ def rank_range(profile: Profile, config: OptimizationConfig) -> tuple[int, ...]:
 def plan_sites(profile: Profile, config: OptimizationConfig) -> list[PlanSite]:
     """List the sites of a model: every linear layer, then those of the other methods that are candidates.
 
+    Idle layers have none: a rank there would train nothing. Where every layer is idle, all stay.
+
     Raises:
         ConfigError: prefixes are a candidate, and no attention of the model can have one.
     """
     methods = set(config.candidate_methods)
     ranks = rank_range(profile, config) if Method.LORA in methods else ()
-    sites = [_linear(layer, ranks) for layer in profile.layers]
+    layers = [layer for layer in profile.layers if not layer.is_idle] or profile.layers
+    # Blocks of whose attention nothing runs.
+    idle = {layer.block for layer in profile.layers if layer.role.is_attention}
+    idle -= {layer.block for layer in layers if layer.role.is_attention}
+    sites = [_linear(layer, ranks) for layer in layers]
     if Method.ADAPTER in methods:
-        sites += [_sublayer(layer) for layer in profile.layers if layer.role.is_sublayer_output]
+        sites += [_sublayer(layer) for layer in layers if layer.role.is_sublayer_output]
     if Method.PREFIX in methods:
         attentions = [
-            _attention(block, block.attention, [layer for layer in profile.layers if layer.block == block.block])
+            _attention(block, block.attention, [layer for layer in layers if layer.block == block.block])
             for block in profile.blocks
-            if block.attention is not None and block.takes_prefix
+            if block.attention is not None and block.takes_prefix and block.block not in idle
         ]
         if not attentions:
             raise ConfigError(

@@ -13,7 +13,7 @@ from layerlens.artifacts.versions import installed_versions
 from layerlens.config import ProfilingConfig
 from layerlens.data.dataset import LoadedData
 from layerlens.profiling.intervals import utility_intervals
-from layerlens.profiling.layer_records import layer_records, proxy_warnings, weights_of
+from layerlens.profiling.layer_records import idle_warnings, layer_records, proxy_warnings, weights_of
 from layerlens.profiling.measures import Measures
 from layerlens.profiling.normalisation import spread_warnings
 from layerlens.profiling.proxies import Proxies
@@ -91,6 +91,7 @@ def assemble_profile(
         }
     records = layer_records(layout.layers, raw, proxies, measured.input_groups, weights, intervals)
     warnings = [*measured.warnings, *proxy_warnings(config, measured.proxies)]
+    warnings += idle_warnings(records)
     warnings += spread_warnings([record.utility for record in records], [record.metrics for record in records], len(chosen))
     return Profile(
         model=info,

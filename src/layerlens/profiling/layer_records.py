@@ -51,6 +51,15 @@ def proxy_warnings(config: ProfilingConfig, proxies: Proxies | None) -> list[str
     ]
 
 
+def idle_warnings(records: Sequence[LayerProfile]) -> list[str]:
+    """Name the layers that plans will leave out because no gradient came to them."""
+    idle = [record.layer for record in records if record.is_idle]
+    if not idle or len(idle) == len(records):
+        return []
+    others = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
+    return [f"no gradient came to {idle[0]}{others} on any sample; plans leave out what is never used"]
+
+
 def layer_records(
     layers: Sequence[LayerSpec],
     raw: Mapping[str, Mapping[str, float]],

@@ -35,7 +35,9 @@ def differences(plan: Plan, profile: Profile) -> list[str]:
     measured = {layer.layer: layer for layer in profile.layers}
     entries = {entry.layer: entry for entry in plan.layers if entry.site is Site.LINEAR}
     faults += [f"{layer}: planned but never profiled" for layer in entries if layer not in measured]
-    faults += [f"{layer}: profiled but not in the plan" for layer in measured if layer not in entries]
+    faults += [
+        f"{name}: profiled but not in the plan" for name, layer in measured.items() if name not in entries and not layer.is_idle
+    ]
     for name, entry in entries.items():
         if (layer := measured.get(name)) is None:
             continue

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from layerlens.artifacts.profile import LayerProfile
 from layerlens.budget.sites import ATTENTION_ROLE, plan_sites, rank_range
 from layerlens.config import OptimizationConfig
 from layerlens.errors import ConfigError
@@ -48,6 +49,22 @@ def test_each_method_sits_only_where_it_fits() -> None:
             assert {linear[member].block for member in site.members} == {site.block}
     assert sum(site.method is Method.PREFIX for site in sites) == SMALL.blocks
     assert sum(site.method is Method.ADAPTER for site in sites) == 2 * SMALL.blocks
+
+
+def test_idle_layers_have_no_site_unless_all_are_idle() -> None:
+    profile = small().profile
+
+    def idle(layer: LayerProfile) -> LayerProfile:
+        return layer.model_copy(update={"metrics": {**layer.metrics, "fisher": 0.0, "gradient_norm_squared": 0.0}})
+
+    gone = {layer.layer for layer in profile.layers if layer.block == 1 and layer.role.is_attention}
+    partly = profile.model_copy(update={"layers": [idle(one) if one.layer in gone else one for one in profile.layers]})
+    sites = plan_sites(partly, EVERYTHING)
+    assert gone
+    assert not gone & {member for site in sites for member in site.members}
+    assert {site.layer for site in sites if site.site is Site.LINEAR} == {layer.layer for layer in profile.layers} - gone
+    wholly = profile.model_copy(update={"layers": [idle(layer) for layer in profile.layers]})
+    assert len(plan_sites(wholly, EVERYTHING)) == len(plan_sites(profile, EVERYTHING))
 
 
 def test_every_layer_is_a_site_even_where_lora_is_no_candidate() -> None:

@@ -11,7 +11,7 @@ from layerlens.artifacts.layers import LayerSpec
 from layerlens.artifacts.profile import ProxySettings
 from layerlens.config import ProfilingConfig
 from layerlens.errors import ConfigError
-from layerlens.profiling.layer_records import layer_records, proxy_warnings, weights_of
+from layerlens.profiling.layer_records import idle_warnings, layer_records, proxy_warnings, weights_of
 from layerlens.profiling.proxies import Proxies
 from layerlens.words import Role
 
@@ -51,6 +51,17 @@ def test_without_proxies_the_other_metrics_carry_the_weight() -> None:
     assert first.utility == pytest.approx(0.75)
     assert first.proxy_source == "none"
     assert "proxy_eval" not in first.normalised
+
+
+def test_layers_that_no_gradient_came_to_are_named_once() -> None:
+    idle = dict.fromkeys(RAW["a"], 0.0)
+    live, dead = layer_records(SPECS, {"a": RAW["a"], "b": idle}, None, {}, {"fisher": 1.0}, {})
+    assert (live.is_idle, dead.is_idle) == (False, True)
+    assert idle_warnings([live]) == []
+    (warning,) = idle_warnings([dead, live, dead])
+    assert warning.startswith("no gradient came to b and 1 more on any sample")
+    # A model of which nothing learns has another trouble, and a warning of its own.
+    assert idle_warnings([dead, dead]) == []
 
 
 def test_blind_proxies_have_no_say_unless_nothing_else_has_and_a_warning_says_so() -> None:
