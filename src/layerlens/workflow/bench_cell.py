@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from layerlens.adapting.arms.refused import why_refused
 from layerlens.artifacts.bench import RateChoice, RateTrial
 from layerlens.artifacts.evaluation import is_lower_better
 from layerlens.artifacts.plan import Plan, candidates_folder, load_candidates, load_plan
@@ -56,6 +57,7 @@ class BenchCell:
         model: What the model is opened by.
         root: The suite's folder.
         failures: Why jobs and plans died, by their name.
+        refused: Why arms have nothing to train on this task, by their name; known once there is a plan.
     """
 
     suite: BenchSuite
@@ -63,6 +65,7 @@ class BenchCell:
     model: str
     root: Path
     failures: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def variants(self) -> list[str]:
@@ -224,8 +227,11 @@ class BenchCell:
             plan(folder, path, options, dry_run=is_there, command=f"layerlens bench {self.suite.name}")
             write_json(self._seconds_path(variant), {"seconds": time.perf_counter() - start})
         # What is damaged or missing here is this variant's end, not the suite's.
-        load_plan(path)
+        made = load_plan(path)
         load_candidates(path)
+        if variant == LAYERLENS:
+            reasons = {arm: why_refused(arm, made, is_compressed=False) for arm in self.suite.arms}
+            self.refused = {arm: reason for arm, reason in reasons.items() if reason is not None}
 
     def _only(self, variant: str) -> list[str] | None:
         """The candidates that may race: what the suite names, as far as a variant has them, and no depth cut in its ablation."""
@@ -317,9 +323,11 @@ class BenchCell:
         return _sizes(raced) == _sizes(uniform)
 
     def _why_not(self, arm: str, seed: int) -> str | None:
-        """Why an arm has no plan to train, or None."""
+        """Why an arm has no plan to train or nothing to train of it, or None."""
         if self.is_everything_over:
             return self.failure(self._plan_name(LAYERLENS))
+        if arm in self.refused:
+            return self.refused[arm]
         needed = self._trained_plan(arm, seed)
         why = self.failure(self._plan_name(arm if arm in VARIANTS else LAYERLENS), str(Path(needed).parent))
         if why is not None or (self.root / needed).exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from layerlens.artifacts.evaluation import Arm
-from layerlens.artifacts.plan import candidates_folder, save_plan
+from layerlens.artifacts.plan import Plan, candidates_folder, save_plan
 from layerlens.artifacts.store import write_json
 from layerlens.benching.cells import cells_of
 from layerlens.benching.job import DONE_FILE, Done, JobKind, record_folder
@@ -33,6 +34,13 @@ def cell_of(root: Path, **changes: Any) -> BenchCell:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}", encoding="utf-8")
     return cell
+
+
+@cache
+def small_plans() -> tuple[Plan, dict[str, Plan]]:
+    """The plan of a small model, and its candidates."""
+    made, options = small(), OptimizationConfig(max_trainable_params=3000)
+    return make_plan(made.profile, made.arrays, made.timing, options, profile_path="p", command="c")
 
 
 def finish(cell: BenchCell, scores: list[tuple[float, float] | None]) -> None:
@@ -121,8 +129,7 @@ def test_the_race_takes_the_rate_of_uniform_and_its_seeds_are_one_or_all(tmp_pat
 
 
 def test_a_plan_that_ends_as_uniform_takes_its_rate_and_another_is_tuned(tmp_path: Path) -> None:
-    made, options = small(), OptimizationConfig(max_trainable_params=3000)
-    optimum, candidates = make_plan(made.profile, made.arrays, made.timing, options, profile_path="p", command="c")
+    optimum, candidates = small_plans()
     cell = cell_of(tmp_path, arms=["layerlens", "query+value"])
     finish(cell, [(0.5, 0.5), (0.9, 0.5), (0.3, 0.5)])
     save_plan(candidates_folder(cell.plan_path("layerlens")) / "uniform.json", candidates["uniform"])
@@ -221,7 +228,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bool]]:
             out.write_text("{}", encoding="utf-8")
 
     monkeypatch.setattr(bench_cell, "plan", plan)
-    monkeypatch.setattr(bench_cell, "load_plan", lambda path: None)
+    monkeypatch.setattr(bench_cell, "load_plan", lambda path: small_plans()[0])
     monkeypatch.setattr(bench_cell, "load_candidates", lambda path: {})
     monkeypatch.setattr(
         bench_cell, "load_profile", lambda folder: (SimpleNamespace(model=SimpleNamespace(num_parameters=1000)), {}, None)
@@ -253,6 +260,21 @@ def test_a_variant_whose_candidates_are_gone_ends_alone(
     monkeypatch.setattr(bench_cell, "load_candidates", load)
     cell.make_plans()
     assert cell.failures == {"plan:tiny@docs/plans/no-debias.json": "no plan: the candidates are missing; make them again"}
+
+
+def test_an_arm_with_nothing_to_train_is_told_without_a_trial(
+    tmp_path: Path, planned: list[tuple[Path, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headless = small_plans()[0].model_copy(update={"head": [], "head_params": 0})
+    monkeypatch.setattr(bench_cell, "load_plan", lambda path: headless)
+    rates = {"full": [1e-4], "head": GRID, "adapter": [1e-3]}
+    cell = cell_of(tmp_path, arms=["full", "head", "uniform"], learning_rates=rates)
+    cell.make_plans()
+    assert planned
+    assert cell.failures == {}
+    assert cell.rate_jobs() == []
+    told = {arm: why for arm, _, job, why in cell.run_jobs() if job is None}
+    assert told == {"head": f"a plan for {headless.task.kind} trains no head, so nothing would be trained; leave head out"}
 
 
 def test_a_plan_that_lies_there_without_its_seconds_is_timed_and_stays(tmp_path: Path, planned: list[tuple[Path, bool]]) -> None:
