@@ -25,7 +25,7 @@ from layerlens.config import DataConfig
 from layerlens.data.dataset import LoadedData, load_dataset
 from layerlens.data.partition import Partition, partition
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
-from layerlens.models.load import load_processor
+from layerlens.models.processor import load_processor
 from layerlens.models.streamed.load import StreamedModel, load_streamed_model
 from layerlens.words import TaskKind
 from layerlens.workflow.demo import demo_model

@@ -27,7 +27,8 @@ from layerlens.data.example import Example
 from layerlens.data.partition import Partition
 from layerlens.data.tasks import build_task
 from layerlens.models.checkpoint import open_checkpoint
-from layerlens.models.load import TaskModel, load_processor, load_task_model
+from layerlens.models.load import TaskModel, load_task_model
+from layerlens.models.processor import load_processor
 from layerlens.models.roles import describe_layers
 from layerlens.profiling.run import profile_model
 from layerlens.words import BudgetName, Method, TaskKind

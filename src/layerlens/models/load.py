@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from layerlens.models.checkpoint import Checkpoint
 from layerlens.models.compressed_checkpoint import CompressedCheckpoint
 from layerlens.models.foreign import class_for, one_line, quiet
 from layerlens.models.loaded_checks import check_body, check_decoder, check_embedder, check_finite
+from layerlens.models.processor import load_processor
 from layerlens.models.quantised_base import check_library, densify_, not_planned, plain_tensors, quantization_config, settle_
 from layerlens.models.roles import describe_layers
 from layerlens.models.tree import find_head
@@ -42,8 +42,6 @@ AUTO_CLASSES = {
     TaskKind.QUESTION_ANSWERING: "AutoModelForQuestionAnswering",
     TaskKind.EMBEDDING: "AutoModel",
 }
-#: Classes that are nothing but what `tokenizer.json` says.
-PLAIN_TOKENIZERS = {"TokenizersBackend", "PreTrainedTokenizerFast"}
 LABELLED = {TaskKind.CLASSIFICATION, TaskKind.PAIR_CLASSIFICATION, TaskKind.IMAGE_CLASSIFICATION}
 
 
@@ -164,45 +162,6 @@ def _build(
     if task.kind is not TaskKind.IMAGE_CLASSIFICATION:
         _set_pad_token(checkpoint, task.kind, model)
     return model, tuple(name for name, _ in model.named_parameters() if name in new)
-
-
-def load_processor(checkpoint: Checkpoint, kind: TaskKind) -> Any:
-    """Load what turns a task's raw inputs into tensors: the tokenizer, or the image processor (Pillow's, no torchvision).
-
-    A tokenizer without a pad token pads with its end-of-text token.
-
-    Raises:
-        CheckpointError: the folder has no tokenizer or image processor that can be read, or nothing to pad with.
-    """
-    is_image = kind is TaskKind.IMAGE_CLASSIFICATION
-    what = "image processor" if is_image else "tokenizer"
-    options = {"backend": "pil"} if is_image else {}
-    try:
-        loader = transformers.AutoImageProcessor if is_image else _tokenizer_class(checkpoint.folder)
-        with quiet():
-            processor = loader.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False, **options)
-    except Exception as error:
-        raise CheckpointError(
-            f"cannot read the {what} of {checkpoint.folder} ({one_line(error)}); add the {what} files of the model"
-        ) from error
-    if not is_image and processor.pad_token is None:
-        filler = processor.eos_token or processor.unk_token
-        if filler is None:
-            raise CheckpointError(f"the tokenizer of {checkpoint.folder} has neither a pad nor an end-of-text token; add one")
-        processor.pad_token = filler
-    return processor
-
-
-def _tokenizer_class(folder: Path) -> Any:
-    """Return the class that reads a folder's tokenizer as the folder itself declares it.
-
-    For some families `AutoTokenizer` puts the family's own class over a plain `tokenizer.json`, whose words it then
-    does not know: a Qwen2 with a tokenizer of its own would turn every text into nothing.
-    """
-    config = folder / "tokenizer_config.json"
-    declared = json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class") if config.exists() else None
-    is_plain = declared in PLAIN_TOKENIZERS and (folder / "tokenizer.json").exists()
-    return transformers.PreTrainedTokenizerFast if is_plain else transformers.AutoTokenizer
 
 
 def _refuse_quantised(checkpoint: Checkpoint) -> None:

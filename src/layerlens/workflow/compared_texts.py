@@ -23,7 +23,7 @@ from layerlens.errors import ConfigError
 from layerlens.evaluation.perplexity import TokenWindows, cut_text
 from layerlens.evaluation.second_text import second_text
 from layerlens.models.checkpoint import Checkpoint
-from layerlens.models.load import load_processor
+from layerlens.models.processor import load_processor
 from layerlens.words import TaskKind
 from layerlens.workflow.calibration_data import CalibrationData
 from layerlens.workflow.open import check_windows, open_data

@@ -43,7 +43,8 @@ from layerlens.evaluation.generation import (
 from layerlens.evaluation.layer_quality import layer_bytes, layer_quality
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
 from layerlens.models.foreign import one_line, quiet
-from layerlens.models.load import AUTO_CLASSES, load_processor
+from layerlens.models.load import AUTO_CLASSES
+from layerlens.models.processor import load_processor
 from layerlens.models.streamed.load import load_streamed_model
 from layerlens.models.threads import threads
 from layerlens.progress import SILENT, Progress

@@ -17,7 +17,8 @@ from layerlens.data.sources.opening import has_split_to_choose
 from layerlens.errors import ConfigError, ManifestError, UnsupportedModelError
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
 from layerlens.models.compressed_checkpoint import CompressedCheckpoint, open_compressed_checkpoint
-from layerlens.models.load import TaskModel, load_processor, load_task_model
+from layerlens.models.load import TaskModel, load_task_model
+from layerlens.models.processor import load_processor
 from layerlens.models.quantised_base import check_library
 from layerlens.models.roles import describe_layers
 from layerlens.models.streamed.load import StreamedModel, load_streamed_model

@@ -15,7 +15,8 @@ from layerlens.data.example import Example
 from layerlens.data.tasks import build_task
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.models.head import describe_model
-from layerlens.models.load import TaskModel, load_processor, load_task_model
+from layerlens.models.load import TaskModel, load_task_model
+from layerlens.models.processor import load_processor
 from layerlens.models.roles import describe_layers
 from layerlens.words import BudgetName, Method, TaskKind
 from tests.tiny_models import save_tiny

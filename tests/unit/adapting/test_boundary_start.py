@@ -22,7 +22,8 @@ from layerlens.data import training_batches
 from layerlens.data.dataset import LoadedData
 from layerlens.data.example import Example
 from layerlens.data.tasks import build_task
-from layerlens.models.load import TaskModel, load_processor
+from layerlens.models.load import TaskModel
+from layerlens.models.processor import load_processor
 from layerlens.models.roles import describe_layers
 from layerlens.words import TaskKind
 from tests.unit.adapting.plans import EVERY_FAMILY, info_of, kind_of, made_data, make_plan, tiny_task_model

@@ -27,7 +27,8 @@ from layerlens.data.dataset import LoadedData
 from layerlens.data.example import Example
 from layerlens.data.tasks import build_task
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
-from layerlens.models.load import load_processor, load_task_model
+from layerlens.models.load import load_task_model
+from layerlens.models.processor import load_processor
 from layerlens.models.streamed.load import StreamedModel, load_streamed_model
 from layerlens.streaming.activation_store import ActivationStore
 from layerlens.streaming.boundaries import most_slots

@@ -17,7 +17,8 @@ from layerlens.data.example import Example
 from layerlens.data.task import Task
 from layerlens.data.tasks import build_task
 from layerlens.models.checkpoint import Checkpoint, open_checkpoint
-from layerlens.models.load import load_processor, load_task_model
+from layerlens.models.load import load_task_model
+from layerlens.models.processor import load_processor
 from layerlens.models.streamed.load import StreamedModel, load_streamed_model
 from layerlens.models.weights import is_planned_module, weight_matrix
 from layerlens.streaming.samples import Samples

@@ -19,7 +19,8 @@ from layerlens.data.tasks import build_task
 from layerlens.errors import DataError, NotFiniteError
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.models.head import describe_model, fit_head
-from layerlens.models.load import TaskModel, load_processor, load_task_model
+from layerlens.models.load import TaskModel, load_task_model
+from layerlens.models.processor import load_processor
 from layerlens.models.roles import describe_layers
 from layerlens.words import TaskKind
 from tests.tiny_models import FAMILIES, save_tiny

@@ -14,8 +14,9 @@ from torch import Tensor
 from layerlens.artifacts.profile import TaskInfo
 from layerlens.errors import CheckpointError, UnsupportedModelError
 from layerlens.models.checkpoint import open_checkpoint
-from layerlens.models.load import TaskModel, load_processor, load_task_model
+from layerlens.models.load import TaskModel, load_task_model
 from layerlens.models.loaded_checks import check_decoder
+from layerlens.models.processor import load_processor
 from layerlens.words import TaskKind
 from tests.strict_device import STRICT, strict_device
 from tests.tiny_models import FAMILIES, save_tiny, save_tokenizer

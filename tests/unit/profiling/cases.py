@@ -19,7 +19,8 @@ from layerlens.data.example import Batch, Example
 from layerlens.data.task import Task
 from layerlens.data.tasks import build_task
 from layerlens.models.checkpoint import open_checkpoint
-from layerlens.models.load import TaskModel, load_processor, load_task_model
+from layerlens.models.load import TaskModel, load_task_model
+from layerlens.models.processor import load_processor
 from layerlens.models.roles import describe_layers
 from layerlens.profiling.calibration import calibration_batches
 from layerlens.profiling.sample_lengths import sample_lengths

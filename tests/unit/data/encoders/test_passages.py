@@ -11,7 +11,8 @@ from layerlens.config import DataConfig
 from layerlens.data.dataset import LoadedData, load_dataset
 from layerlens.errors import DataError
 from layerlens.models.checkpoint import open_checkpoint
-from layerlens.models.load import load_processor, load_task_model
+from layerlens.models.load import load_task_model
+from layerlens.models.processor import load_processor
 from layerlens.words import TaskKind
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from layerlens.data.tasks import build_task
 from layerlens.models.checkpoint import open_checkpoint
-from layerlens.models.load import load_processor
+from layerlens.models.processor import load_processor
 from layerlens.models.streamed.load import load_streamed_model
 from layerlens.models.streamed.tensor_reader import TensorReader
 from layerlens.profiling.activation_memory import count_step
