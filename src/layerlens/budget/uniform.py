@@ -1,7 +1,8 @@
 """Uniform at a budget: the largest rank that fits everywhere, the rest as one rank more on evenly spaced layers.
 
-Where rank 1 everywhere does not fit, rank 1 on as many evenly spaced layers as fit. The same rule fills every
-structured candidate, over its own set of layers.
+Where rank 1 everywhere does not fit, rank 1 on as many evenly spaced layers as fit, and on what else fits then, from the top
+down: beside dear layers the cheap ones would leave up to a third of a small budget unspent. The same rule fills every structured
+candidate, over its own set of layers.
 """
 
 from __future__ import annotations
@@ -47,8 +48,20 @@ def uniform_sizes(
         sizes = even.copy()
         sizes[raised] = np.minimum(ranks[number], largest[raised])
         if fits(sizes):
-            return sizes
+            return sizes if number else _filled(sizes, inside, np.minimum(ranks[0], largest), fits)
     return even if number else None
+
+
+def _filled(
+    sizes: Int[np.ndarray, " sites"], inside: Int[np.ndarray, " members"], smallest: Int[np.ndarray, " sites"], fits: Fits
+) -> Int[np.ndarray, " sites"]:
+    """Sizes with the smallest rank on every further member that still fits, the last one first."""
+    for member in inside[::-1]:
+        if not sizes[member]:
+            sizes[member] = smallest[member]
+            if not fits(sizes):
+                sizes[member] = 0
+    return sizes
 
 
 def even_sizes(

@@ -17,10 +17,15 @@ def brute_force(prices: np.ndarray, largest: np.ndarray, ranks: list[int], limit
             sizes = np.minimum(sizes, largest)
             if (prices * sizes).sum() <= limit and sizes.any():
                 best = sizes
+    if best is not None and not best.all():
+        for place in reversed(range(num)):
+            more = best.copy()
+            more[place] = max(more[place], min(ranks[0], largest[place]))
+            best = more if (prices * more).sum() <= limit else best
     return best
 
 
-@pytest.mark.parametrize("limit", [0, 3, 4, 10, 37, 60, 100, 161, 1000])
+@pytest.mark.parametrize("limit", [0, 3, 4, 10, 16, 19, 23, 26, 30, 37, 60, 100, 161, 1000])
 def test_uniform_is_what_its_definition_says(limit: int) -> None:
     prices = np.array([4, 4, 7, 4, 5, 4, 9])
     for largest in (np.full(7, 5), np.array([5, 5, 2, 5, 3, 5, 5])):
@@ -29,6 +34,14 @@ def test_uniform_is_what_its_definition_says(limit: int) -> None:
         assert (found is None) == (expected is None)
         if found is not None and expected is not None:
             assert found.tolist() == expected.tolist()
+
+
+def test_a_budget_below_rank_one_is_spent_on_what_still_fits() -> None:
+    # Of even spreads the cheap layer in the middle alone fits; the last of the dear ones fits beside it.
+    prices = np.array([10, 3, 10])
+    found = uniform_sizes(np.full(3, 4), range(3), [1, 2], lambda sizes: int((prices * sizes).sum()) <= 14)
+    assert found is not None
+    assert found.tolist() == [0, 1, 1]
 
 
 def test_evenly_spaced_layers_are_distinct_and_as_far_apart_as_can_be() -> None:
