@@ -1,8 +1,8 @@
 """Is the prediction true? Layers one at a time, then whole plans trained to the end, against what a profile foretells.
 
     python benchmarks/predicted_gain.py [--models NAME,…] [--parts layers,plans] [--seeds 0,1] [--steps N] [--plan-steps N]
-                                        [--batch-size N] [--plans N] [--probe-steps N,…] [--race-seeds N] [--held-out N]
-                                        [--processes N] [--quick] [--estimate]
+                                        [--batch-size N] [--plans N] [--probe-steps N,…] [--race-seeds N] [--budget-rank R]
+                                        [--held-out N] [--processes N] [--quick] [--estimate]
 
 layers   A LoRA on one layer alone (adapters only), and the whole weight of one layer alone: the drop of held-out loss, correlated
          with every score of the profile and with controls.
@@ -47,7 +47,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, help="samples per step; those of short runs follow in proportion")
     parser.add_argument("--plans", type=int, help="candidates of the planner at most; five controls come on top")
     parser.add_argument("--probe-steps", default="", help="lengths of the short runs of one layer alone, such as 5,10,20")
-    parser.add_argument("--race-seeds", type=int, help="seeds of the plans' short runs")
+    parser.add_argument("--race-seeds", type=int, help="seeds of the plans' short runs; 0: none of these")
+    parser.add_argument(
+        "--budget-rank", type=float, help="parameters of a plan, in those of rank 1 on every layer; may be below 1"
+    )
     parser.add_argument("--held-out", type=int, help="held-out samples")
     parser.add_argument("--processes", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--quick", action="store_true", help="one seed, short runs, one rate: minutes on two cores")
@@ -78,8 +81,9 @@ def main() -> None:
                 print_layers(model, found["layers"])
             if "plans" in parts:
                 found["plans"] = measure_plans(runs, measured, seeds, layer_gains(ROOT / f"{name}.json", model))
-                keep(ROOT / f"{name}.json", model, found)
-                print_plans(model, found["plans"])
+                label = model if options.budget_rank is None else f"{model}, rank {options.budget_rank:g}"
+                keep(ROOT / f"{name}.json", label, {"plans": found["plans"]})
+                print_plans(label, found["plans"])
     if (ROOT / f"{name}.json").exists():
         page = write_page(ROOT / f"{name}.html", json.loads((ROOT / f"{name}.json").read_text(encoding="utf-8")))
         print(f"{ROOT / name}.json, {page}")
@@ -104,6 +108,7 @@ def chosen(subject: Subject, options: argparse.Namespace) -> Subject:
         "max_plans": options.plans,
         "held_out": options.held_out,
         "race_seeds": options.race_seeds,
+        "budget_rank": options.budget_rank,
     }
     return replace(subject, **{field: value for field, value in given.items() if value is not None})
 

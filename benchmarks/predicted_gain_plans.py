@@ -43,16 +43,18 @@ def plan_job(subject: Subject, name: str, ranks: Ranks, *, part: str, rate: floa
 
 def short_jobs(final: Job, subject: Subject) -> dict[tuple[int, int], Job]:
     """The short runs of a plan from the same seed, scored on validation samples, by (steps, samples per step)."""
+    horizons = subject.horizons if subject.race_seeds else ()
     return {
         (steps, size): replace(final, part="race", steps=steps, batch_size=size)
-        for steps, size in subject.horizons
+        for steps, size in horizons
         if steps * size < final.steps * final.batch_size
     }
 
 
 def probe_jobs(final: Job, subject: Subject) -> dict[int, Job]:
     """Gradients after each short run of the full batch size but the longest, one seed's worth."""
-    steps = sorted(own for own, size in subject.horizons if size == final.batch_size and own < final.steps)[:-1]
+    horizons = subject.horizons if subject.race_seeds else ()
+    steps = sorted(own for own, size in horizons if size == final.batch_size and own < final.steps)[:-1]
     return {own: replace(final, kind=Kind.PROBE, part="", steps=own) for own in steps[-1:]}
 
 

@@ -33,6 +33,7 @@ from predicted_gain_subjects import Measured
 
 from layerlens.adapting.arms.ranks import with_ranks
 from layerlens.adapting.prior import prior_key, simplicity_key
+from layerlens.artifacts.plan import Chosen
 from layerlens.budget.values import ATTENTION_INPUT_SHARE
 from layerlens.validation.association import spearman
 
@@ -132,7 +133,7 @@ def joint_predictors(
         singles = parts_with(lambda name, own: measured_gains[name] * float(np.log1p(own) / np.log1p(rank)))
         top = max(measured_gains.values())
         found += [_of("joint, from measured layers", name, model, singles) for name, model in _models(top).items()]
-    found += _priors(measured, plans)
+    found += _priors(measured, plans, [shared(parts, share=ATTENTION_INPUT_SHARE) for parts in whitened])
     found += _anchored(found, whitened, largest, losses)
     return found
 
@@ -193,12 +194,16 @@ def _start_predictors(
     return found
 
 
-def _priors(measured: Measured, plans: Mapping[str, Mapping[str, int]]) -> list[Predictor]:
+def _priors(measured: Measured, plans: Mapping[str, Mapping[str, int]], values: Sequence[float]) -> list[Predictor]:
+    """Orders that need no training; `values` are what the default value model foretells of each plan."""
     layers = {layer.layer: layer for layer in measured.profile.layers}
-    realised = {name: with_ranks(measured.plan, dict(ranks)) for name, ranks in plans.items()}
+    realised = {
+        name: with_ranks(measured.plan, dict(ranks)).model_copy(update={"chosen": Chosen(name=name, value=value)})
+        for (name, ranks), value in zip(plans.items(), values, strict=True)
+    }
     found = []
     keys: dict[str, dict[str, tuple[Any, ...]]] = {
-        "broad and low rank first (adapting/prior.py)": {name: prior_key(name, plan) for name, plan in realised.items()},
+        "broad and low rank, else value (adapting/prior.py)": {name: prior_key(name, plan) for name, plan in realised.items()},
         "simplest first": {name: simplicity_key(name, plan) for name, plan in realised.items()},
     }
     for label, key in keys.items():

@@ -23,8 +23,8 @@ class Subject:
 
     `model` is none for MiniLM, which comes in a package. `rates` are of LoRA, on whole plans too where there are no `plan_rates`.
     `rank` and `layer_steps` are of one layer alone, `probe_steps` of short runs of it; `plan_steps` of a whole plan, `horizons`
-    (steps, samples per step) of short runs of it, from the first `race_seeds` seeds. The budget of the plans is that of rank
-    `budget_rank` in every layer. `variants` are profiles beside the default one.
+    (steps, samples per step) of short runs of it, from the first `race_seeds` seeds (0: none). The budget of the plans is that of
+    rank `budget_rank` in every layer; below 1 no rank fits everywhere. `variants` are profiles beside the default one.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Subject:
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     full_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     plan_rates: tuple[float, ...] = ()
-    budget_rank: int = 1
+    budget_rank: float = 1.0
     max_plans: int = 24
     probe_steps: tuple[int, ...] = (5, 10, 20)
     horizons: tuple[tuple[int, int], ...] = ((10, 16), (20, 16), (40, 16), (80, 4))
@@ -109,6 +109,17 @@ MINILM = Subject(
     horizons=((20, 16), (40, 16), (80, 16)),
     variants=VARIANTS,
 )
+STSB = Subject(
+    name="minilm-stsb",
+    model=None,
+    data=SHARED / "data" / "stsb" / "train.tsv",
+    profiling=ProfilingConfig(max_length=96, num_samples=256, proxy="all", max_rank=16),
+    training=TrainingConfig(max_length=96, batch_size=16, threads=1),
+    layer_steps=100,
+    full_rates=(1e-4, 3e-4, 1e-3),
+    rates=(1e-3, 3e-3, 6e-3),
+    horizons=((20, 16), (40, 16), (80, 16)),
+)
 DEIT = Subject(
     name="deit-cifar10",
     model=SHARED / "models" / "deit-tiny",
@@ -121,7 +132,7 @@ DEIT = Subject(
     full_rates=(1e-4, 3e-4, 1e-3),
     horizons=((10, 8), (20, 8)),
 )
-SUBJECTS = {subject.name: subject for subject in (STORIES, STDLIB, MINILM, DEIT)}
+SUBJECTS = {subject.name: subject for subject in (STORIES, STDLIB, MINILM, STSB, DEIT)}
 
 
 @dataclass(frozen=True)
@@ -143,7 +154,7 @@ def profiled(subject: Subject, folder: Path, progress: Progress) -> Measured:
     """
     make_profile(subject.model_path, str(subject.data), folder / "profile", subject.profiling, progress=progress)
     profile, arrays, _ = load_profile(folder / "profile")
-    budget = subject.budget_rank * sum(layer.in_features + layer.out_features for layer in profile.layers)
+    budget = int(subject.budget_rank * sum(layer.in_features + layer.out_features for layer in profile.layers))
     path = folder / "plan.json"
     config = OptimizationConfig(
         max_trainable_params=budget, max_rank=subject.profiling.max_rank, max_candidates=subject.max_plans

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerlens.adapting.bootstrap import Interval, paired_interval
-from layerlens.adapting.prior import believed_best, simplest
+from layerlens.adapting.prior import believed_best, simplest, why_believed
 from layerlens.adapting.sight import Sight
 from layerlens.artifacts.plan import Plan
 
@@ -83,7 +83,7 @@ def decide(
         return _unmeasured(candidates, sight, stop, planned)
     if sight.is_blind:
         winner = believed_best(candidates)
-        verdict = f"blind: {sight.reason}; the prior chose {winner} (broad and low rank first)"
+        verdict = f"blind: {sight.reason}; the prior chose {winner} ({why_believed(winner, candidates[winner])})"
         return _decision(winner, finals, verdict, seed, is_blind=True)
     decision = _measured(candidates, finals, seed)
     return decision if stop is None else replace(decision, verdict=f"{stop.told}: {decision.verdict}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from layerlens.adapting.prior import believed_best, field_order, is_structured, simplest
+from layerlens.adapting.prior import believed_best, field_order, is_structured, simplest, why_believed
 from layerlens.artifacts.plan import Plan
 from layerlens.models.load import TaskModel
 from layerlens.models.roles import describe_layers
@@ -65,6 +65,38 @@ def test_the_prior_believes_in_rank_one_everywhere_then_breadth_then_mlp(candida
         believed.append(believed_best(remaining))
         del remaining[believed[-1]]
     assert believed[:4] == ["rank-1", "uniform", "mlp-output", "mlp"]
+
+
+def valued(plan: Plan, value: float, *, reach: int = 0) -> Plan:
+    return plan.model_copy(update={"chosen": plan.chosen.model_copy(update={"value": value}), "reach": reach})
+
+
+def test_where_none_covers_every_layer_the_prior_goes_by_predicted_value(candidates: dict[str, Plan]) -> None:
+    # Attention is the broadest of these, and none that was made by a solver is believed first.
+    values = {"attention": 1.0, "mlp": 2.0, "mlp-output": 1.9, "upper": 0.5, "optimum-a": 9.0}
+    narrow = {name: valued(candidates[name], value) for name, value in values.items()}
+    assert believed_best(narrow) == "mlp"
+    assert why_believed("mlp", narrow["mlp"]) == "no plan is broad, so by predicted value"
+    order = field_order({**narrow, "optimum-whitened": valued(candidates["optimum-b"], 10.0)})
+    assert order.index("mlp") < order.index("mlp-output")
+    assert order.index("mlp") < order.index("attention") < order.index("upper")
+    # Values that say nothing leave it to uniform, and without one to breadth.
+    silent = {name: valued(candidates[name], 0.0) for name in ("attention", "mlp", "upper", "optimum-a")}
+    assert believed_best(silent) == "mlp"
+    assert believed_best({**silent, "uniform": valued(candidates["optimum-b"], 0.0)}) == "uniform"
+
+
+def test_uniform_over_half_of_the_layers_is_broad_and_no_other_plan_is(candidates: dict[str, Plan]) -> None:
+    uniform, mlp = valued(candidates["upper"], 1.0), valued(candidates["mlp"], 5.0)
+    assert 2 * len(uniform.ranks) == len(uniform.layers)
+    assert believed_best({"uniform": uniform, "mlp": mlp}) == "uniform"
+    assert believed_best({"upper": uniform, "mlp": mlp}) == "mlp"
+
+
+def test_every_layer_means_those_that_the_budgets_reach(candidates: dict[str, Plan]) -> None:
+    uniform, deeper = (valued(candidates[name], value, reach=1) for name, value in (("upper", 1.0), ("mlp", 5.0)))
+    assert believed_best({"uniform": uniform, "mlp": deeper}) == "uniform"
+    assert why_believed("uniform", uniform) == "broad and low rank first"
 
 
 def test_uniform_is_the_simplest_then_few_ranks_then_breadth(candidates: dict[str, Plan]) -> None:
