@@ -198,7 +198,9 @@ def _priors(measured: Measured, plans: Mapping[str, Mapping[str, int]], values: 
     """Orders that need no training; `values` are what the default value model foretells of each plan."""
     layers = {layer.layer: layer for layer in measured.profile.layers}
     realised = {
-        name: with_ranks(measured.plan, dict(ranks)).model_copy(update={"chosen": Chosen(name=name, value=value)})
+        name: (measured.candidates.get(name) or with_ranks(measured.plan, dict(ranks))).model_copy(
+            update={"chosen": Chosen(name=name, value=value)}
+        )
         for (name, ranks), value in zip(plans.items(), values, strict=True)
     }
     found = []

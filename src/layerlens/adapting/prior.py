@@ -4,7 +4,8 @@ On MRPC rank 1 in every layer matched rank 4 in every layer, and moving paramete
 over 52 of 72 layers was ahead of all MLPs. Where a budget is too small for that, breadth is no guide: at a fifth of rank 1
 everywhere it puts all of attention first, which trained among the worst of 29 plans on two language models, while predicted
 values order those plans at .90 and .75 (docs/results.md, "Budgets under rank 1"). An optimum is believed after the plans that a
-person could have written: it is where the prediction errs most in its own favour.
+person could have written: it is where the prediction errs most in its own favour. So is what leaves the lower blocks out: on
+sentence pairs values favour that, and it trains worst.
 Adapters and prefixes have no such record here: among plans as broad in LoRA the one without them is believed first. The prior
 orders who races when not all can, and decides where a race was blind. Simplicity is another order: it decides where a race saw
 that two plans are the same.
@@ -44,16 +45,19 @@ def is_broad(name: str, plan: Plan) -> bool:
     return name == UNIFORM and sum(entry.method is Method.LORA for entry in linear) >= BROAD_SHARE * len(linear)
 
 
-def prior_key(name: str, plan: Plan) -> tuple[bool, bool, bool, float, bool, int, int, int, str]:
+def prior_key(name: str, plan: Plan) -> tuple[bool, bool, bool, bool, float, bool, int, int, int, str]:
     """Sorts the plan that is believed best first.
 
-    Broad LoRA of low rank; then LoRA alone, no optimum, by predicted value, and uniform where values say nothing.
+    Broad LoRA of low rank; then LoRA alone, no optimum, from the lowest block that budgets reach, by predicted value, and uniform
+    where values say nothing.
     """
     largest, others, has_breadth = max(plan.ranks.values(), default=0), _other_sizes(plan), is_broad(name, plan)
     order = float(largest) if has_breadth else -plan.chosen.value
     is_optimum = not has_breadth and name.startswith(_OPTIMA)
+    is_cut = not has_breadth and plan.depth_cut > plan.reach
     breadth, width = tier(plan), -len(plan.adapted)
-    return (not has_breadth, bool(others), is_optimum, order, name != UNIFORM, breadth, width, max(others, default=0), name)
+    largest_other = max(others, default=0)
+    return (not has_breadth, bool(others), is_optimum, is_cut, order, name != UNIFORM, breadth, width, largest_other, name)
 
 
 def simplicity_key(name: str, plan: Plan) -> tuple[bool, int, int, int, int, str]:

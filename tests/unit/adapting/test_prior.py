@@ -80,6 +80,9 @@ def test_where_none_covers_every_layer_the_prior_goes_by_predicted_value(candida
     order = field_order({**narrow, "optimum-whitened": valued(candidates["optimum-b"], 10.0)})
     assert order.index("mlp") < order.index("mlp-output")
     assert order.index("mlp") < order.index("attention") < order.index("upper")
+    # What leaves out blocks that the budgets reach comes after what does not.
+    cut = {**narrow, "mlp": narrow["mlp"].model_copy(update={"depth_cut": 1})}
+    assert believed_best(cut) == "mlp-output"
     # Values that say nothing leave it to uniform, and without one to breadth.
     silent = {name: valued(candidates[name], 0.0) for name in ("attention", "mlp", "upper", "optimum-a")}
     assert believed_best(silent) == "mlp"
