@@ -3,7 +3,7 @@
 On MRPC rank 1 in every layer matched rank 4 in every layer, and moving parameters from breadth to rank lost; on CIFAR-10 uniform
 over 52 of 72 layers was ahead of all MLPs. Where a budget is too small for that, breadth is no guide: at a fifth of rank 1
 everywhere it puts all of attention first, which trained among the worst of 29 plans on two language models, while predicted
-values order those plans at .90 and .75 (docs/results.md, "Budgets under rank 1"). An optimum is believed after the plans that a
+values order those plans at .88 and .73 (docs/results.md, "Budgets under rank 1"). An optimum is believed after the plans that a
 person could have written: it is where the prediction errs most in its own favour. So is what leaves the lower blocks out: on
 sentence pairs values favour that, and it trains worst.
 Adapters and prefixes have no such record here: among plans as broad in LoRA the one without them is believed first. The prior
