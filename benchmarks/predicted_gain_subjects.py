@@ -109,16 +109,14 @@ MINILM = Subject(
     horizons=((20, 16), (40, 16), (80, 16)),
     variants=VARIANTS,
 )
-STSB = Subject(
+STSB = replace(
+    MINILM,
     name="minilm-stsb",
-    model=None,
     data=SHARED / "data" / "stsb" / "train.tsv",
-    profiling=ProfilingConfig(max_length=96, num_samples=256, proxy="all", max_rank=16),
     training=TrainingConfig(max_length=96, batch_size=16, threads=1),
-    layer_steps=100,
-    full_rates=(1e-4, 3e-4, 1e-3),
     rates=(1e-3, 3e-3, 6e-3),
-    horizons=((20, 16), (40, 16), (80, 16)),
+    plan_steps=150,
+    variants=(),
 )
 DEIT = Subject(
     name="deit-cifar10",
