@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from layerlens.adapting.arms.names import ArmName
+from layerlens.artifacts.plan import Plan
 from layerlens.config import OptimizationConfig, ProfilingConfig
 from layerlens.config.bench import BenchBudget, RateKind
 from layerlens.errors import ConfigError
@@ -96,6 +97,11 @@ def tuned_for(arm: str, arms: Sequence[str], *, per_kind: bool) -> str:
     if kind is RateKind.ADAPTER and (per_kind or is_search(arm)):
         return UNIFORM
     return next(name for name in [*arms, arm] if kind_of(name) is kind) if per_kind else arm
+
+
+def trained_by(plan: Plan) -> list[tuple[str, str, str, int]]:
+    """What a plan puts where: all that its training depends on beside the model, the data and the config."""
+    return [(entry.layer, entry.site.value, entry.method.value, entry.size) for entry in plan.adapted]
 
 
 def planning_of(variant: Variant, budget: BenchBudget, options: dict[str, Any], model_parameters: int) -> OptimizationConfig:

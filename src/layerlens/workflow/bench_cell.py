@@ -15,14 +15,13 @@ from typing import Any
 from layerlens.adapting.arms.refused import why_refused
 from layerlens.artifacts.bench import RateChoice, RateTrial
 from layerlens.artifacts.evaluation import is_lower_better
-from layerlens.artifacts.plan import Plan, candidates_folder, load_candidates, load_plan
+from layerlens.artifacts.plan import candidates_folder, load_candidates, load_plan
 from layerlens.artifacts.profile import load_profile
 from layerlens.artifacts.store import sha256_of_file, write_json
 from layerlens.benching.cells import CellPlace, data_options, race_config, training_config
 from layerlens.benching.job import Done, Job, JobKind, done_record, options_of, reason_of
 from layerlens.config.bench import BenchSuite, RateKind
 from layerlens.errors import LayerLensError, ManifestError
-from layerlens.words import Site
 from layerlens.workflow.bench_arms import (
     LAYERLENS,
     UNIFORM,
@@ -32,6 +31,7 @@ from layerlens.workflow.bench_arms import (
     is_search,
     kind_of,
     planning_of,
+    trained_by,
     tuned_for,
 )
 from layerlens.workflow.plan import plan
@@ -320,7 +320,7 @@ class BenchCell:
         except ManifestError:
             # Nothing has raced yet, or what is damaged is told by whoever trains it.
             return False
-        return _sizes(raced) == _sizes(uniform)
+        return trained_by(raced) == trained_by(uniform)
 
     def _why_not(self, arm: str, seed: int) -> str | None:
         """Why an arm has no plan to train or nothing to train of it, or None."""
@@ -347,8 +347,3 @@ class BenchCell:
     def _hash(self, relative: str) -> str | None:
         path = self.root / relative
         return sha256_of_file(path) if relative and path.exists() else None
-
-
-def _sizes(plan: Plan) -> list[tuple[str, Site, int]]:
-    """What a plan trains."""
-    return [(entry.layer, entry.site, entry.size) for entry in plan.adapted]

@@ -15,7 +15,7 @@ from layerlens.benching.summary import FULL, overall, summarise_arms
 from layerlens.config.bench import BenchSuite
 from layerlens.errors import ManifestError
 from layerlens.words import BudgetName
-from layerlens.workflow.bench_arms import LAYERLENS, VARIANTS, is_search
+from layerlens.workflow.bench_arms import LAYERLENS, VARIANTS, is_search, trained_by
 from layerlens.workflow.bench_cell import BenchCell
 
 BENCH_FILE = "bench.json"
@@ -119,11 +119,6 @@ def _plans(cell: BenchCell, variant: str) -> list[PlanFacts]:
                 )
             )
     return found
-
-
-def trained_by(plan: Plan) -> list[tuple[str, str, str, int]]:
-    """What a plan puts where: all that its training depends on beside the model, the data and the config."""
-    return [(entry.layer, entry.site.value, entry.method.value, entry.size) for entry in plan.adapted]
 
 
 def _cost(cell: BenchCell, variant: str, runs: Sequence[BenchRun]) -> PlanCost | None:

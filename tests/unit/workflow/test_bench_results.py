@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from layerlens.words import Method
-from layerlens.workflow.bench_results import collect, trained_by
+from layerlens.workflow.bench_arms import trained_by
+from layerlens.workflow.bench_results import collect
 from tests.unit.benching.suites import suite
 from tests.unit.reporting import artifacts
 
