@@ -1,7 +1,7 @@
 """From measured losses to the chosen plan: a clear winner, the simplest among equals, or the prior where the race was blind.
 
-A race that a time limit ended speaks of what it has measured: with a finalist's steps from two seeds it chooses, and says how
-far it came; with less, or blind, it leaves the plan as it was.
+A race that a time limit ended speaks of what it has measured, and says how far it came: with a finalist's steps from two seeds it
+chooses, with less it leaves the plan as it was. Blind is blind, whether at the end or before it: the prior chooses.
 """
 
 from __future__ import annotations
@@ -79,23 +79,22 @@ def decide(
         stop: Where a time limit ended the race; none where it was run to its end.
         planned: The plan that stays where the race was stopped too early; none where that one diverged.
     """
-    if sight is None or (stop is not None and (sight.is_blind or not stop.is_enough)):
-        return _unmeasured(candidates, sight, stop, planned)
-    if sight.is_blind:
+    if sight is not None and sight.is_blind:
         winner = believed_best(candidates)
-        verdict = f"blind: {sight.reason}; the prior chose {winner} ({why_believed(winner, candidates[winner])})"
-        return _decision(winner, finals, verdict, seed, is_blind=True)
+        so_far = "blind" if stop is None else f"{stop.told}, and blind there"
+        verdict = f"{so_far}: {sight.reason}; the prior chose {winner} ({why_believed(winner, candidates[winner])})"
+        return _decision(winner, finals if stop is None else {}, verdict, seed, is_blind=True)
+    if sight is None or (stop is not None and not stop.is_enough):
+        return _unmeasured(candidates, stop, planned)
     decision = _measured(candidates, finals, seed)
     return decision if stop is None else replace(decision, verdict=f"{stop.told}: {decision.verdict}")
 
 
-def _unmeasured(candidates: Mapping[str, Plan], sight: Sight | None, stop: Stop | None, planned: str | None) -> Decision:
+def _unmeasured(candidates: Mapping[str, Plan], stop: Stop | None, planned: str | None) -> Decision:
     """Leave the plan as it was, for nothing can be said against it; where it diverged, the prior chooses."""
-    if sight is None or stop is None:
+    if stop is None or stop.round == 0:
         limit = "" if stop is None else f": the time limit of {stop.limit_seconds:g} s came before every plan had run once"
         said = f"nothing was measured{limit}"
-    elif stop.is_enough:
-        said = f"{stop.told}, and blind there: {sight.reason}"
     else:
         said = f"{stop.told}: too little to choose by"
     if planned is not None:

@@ -100,7 +100,7 @@ class Race(Frozen):
     is_blind: bool = False
     is_stopped: bool = Field(
         default=False,
-        description="its time limit came before the final had run from every seed; blind too: the plan stays",
+        description="its time limit came before the final had run from every seed; blind too: it measured nothing to choose by",
     )
     verdict: str = Field(description="one sentence: why this plan was chosen")
     details: dict[str, Any] = {}

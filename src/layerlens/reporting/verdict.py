@@ -85,7 +85,7 @@ def _planned_headline(plan: Plan) -> str:
     if plan.race is None:
         return f"Planned, not yet measured: {size}."
     if plan.race.is_blind and plan.race.is_stopped:
-        return f"The race was stopped before it could decide, so the plan stays {plan.chosen.name}: {size}."
+        return f"The race was stopped before it could decide; the plan is {plan.chosen.name}: {size}."
     if plan.race.is_blind:
         return f"The race was blind, so the prior chose {plan.chosen.name}: {size}."
     return f"The race chose {plan.chosen.name}: {size}."

@@ -69,12 +69,17 @@ def test_a_lone_finisher_wins_without_a_margin(candidates: dict[str, Plan]) -> N
     assert (decision.winner, decision.margin) == ("uniform", None)
 
 
-def test_a_stopped_race_that_was_blind_or_whose_plan_diverged_claims_no_win(candidates: dict[str, Plan]) -> None:
+def test_a_stopped_race_that_was_blind_or_whose_plan_diverged_claims_no_win_and_takes_the_prior(candidates: dict[str, Plan]) -> None:
     finals = {"uniform": losses(2.2, noise=0.01, seed=0), "mlp": losses(2.0, noise=0.01, seed=1)}
     far, near = Stop(9.0, 2, 3, 2, is_enough=True), Stop(9.0, 1, 3, 1, is_enough=False)
-    blind = decide(candidates, finals, BLIND, seed=0, stop=far, planned="optimum")
-    assert (blind.winner, blind.margin, blind.is_blind) == ("optimum", None, True)
-    assert blind.verdict.startswith("stopped by its time limit after round 2 of 3, 2 seeds, and blind there: the best loss")
+    for stop, told in ((far, "round 2 of 3, 2 seeds"), (near, "round 1 of 3, 1 seed")):
+        blind = decide(candidates, finals, BLIND, seed=0, stop=stop, planned="optimum")
+        assert (blind.winner, blind.margin, blind.is_blind) == ("rank-1", None, True)
+        assert blind.verdict.startswith(f"stopped by its time limit after {told}, and blind there: the best loss")
+        assert "; the prior chose rank-1 (" in blind.verdict
+    early = decide(candidates, finals, SEEING, seed=0, stop=near, planned="optimum")
+    assert (early.winner, early.margin, early.is_blind) == ("optimum", None, True)
+    assert early.verdict.endswith("too little to choose by; the plan stays optimum")
     diverged = decide(candidates, finals, SEEING, seed=0, stop=near, planned=None)
     assert (diverged.winner, diverged.is_blind) == ("rank-1", True)
     assert diverged.verdict.endswith("too little to choose by; the plan diverged, and the prior chose rank-1")
