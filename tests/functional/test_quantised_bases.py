@@ -123,3 +123,29 @@ def test_a_folder_made_from_another_model_is_refused(run: Run, workplace: Workpl
     assert "was compressed from" in refused.err
     assert "with hash ffffffffffff, the plan was made for" in refused.err
     assert refused.err.count("\n") == 1
+
+
+def test_a_budget_of_memory_is_priced_over_the_base_that_training_shall_hold(
+    run: Run, workplace: Workplace, tmp_path: Path
+) -> None:
+    spent = {}
+    for base_format in ("as-is", "int4-bnb"):
+        out = tmp_path / f"{base_format}.json"
+        made = run("plan", workplace.profile, "--max-vram-gb", 1, "--base-format", base_format, "--out", out)
+        assert made.code == 0, made.err
+        written = json.loads(out.read_text())
+        spent[base_format] = written["budgets"]["vram_bytes"]["spent"]
+        assert any("held as int4-bnb" in said for said in written["metadata"]["assumptions"]) == (base_format == "int4-bnb")
+    assert 0 < spent["int4-bnb"] < spent["as-is"]
+    pytest.importorskip("bitsandbytes")
+    for told, others in ((False, ["--base-format", "int4-bnb"]), (True, [])):
+        dry = run("race", tmp_path / "int4-bnb.json", "--data", workplace.data, "--max-length", 16, "--dry-run", *others)
+        assert dry.code == 0, dry.err
+        assert ("give --base-format int4-bnb, or expect more" in " ".join((dry.out + dry.err).split())) == told
+
+
+def test_an_unknown_form_of_the_base_is_one_line(run: Run, workplace: Workplace, tmp_path: Path) -> None:
+    made = run("plan", workplace.profile, "--max-vram-gb", 1, "--base-format", "int3", "--out", tmp_path / "plan.json")
+    assert made.code == 2
+    assert "base_format" in made.err.replace("-", "_")
+    assert not (tmp_path / "plan.json").exists()

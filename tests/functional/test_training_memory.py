@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from layerlens.adapting.attach import attached
@@ -29,6 +30,7 @@ from layerlens.data.tasks import build_task
 from layerlens.models.checkpoint import open_checkpoint
 from layerlens.models.load import TaskModel, load_task_model
 from layerlens.models.processor import load_processor
+from layerlens.models.quantised_base import plain_tensors
 from layerlens.models.roles import describe_layers
 from layerlens.profiling.run import profile_model
 from layerlens.words import BudgetName, Method, TaskKind
@@ -140,8 +142,17 @@ def taken(case: Case, task_model: TaskModel, data: LoadedData, plan: Plan) -> in
         # The first one makes the optimiser's states.
         step()
         states = [value for state in optimizer.state.values() for value in state.values() if value.ndim]
-        there = {tensor.untyped_storage().data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *states)}
+        there = held(model) | {state.data_ptr(): state.nbytes for state in states}
         return sum(there.values()) + allocated(step)
+
+
+def held(model: nn.Module) -> dict[int, int]:
+    """Bytes of what a model's parameters consist of, by address; of bitsandbytes' with the scales that hang on them."""
+    named = dict(model.named_parameters())
+    for name, tensor in tuple(named.items()):
+        state, scales = getattr(tensor, "quant_state", None), getattr(tensor, "SCB", None)
+        named |= {f"{name}.scales": scale for scale in (getattr(state, "absmax", None), scales) if scale is not None}
+    return {tensor.data_ptr(): tensor.nbytes for _, tensor in plain_tensors(named)}
 
 
 def allocated(step: Callable[[], None]) -> int:

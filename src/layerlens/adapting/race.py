@@ -2,7 +2,7 @@
 
 lay out ─► rung 0 ─► better half ─► … ─► finalists ─► did it see? ── yes ─► winner, or the simplest of equals
                 │            │                            └── no ──► twice as long (if allowed), else the prior
-                └── out of time ─► what a finalist's steps and two seeds have measured decides; blind, the prior; else the plan stays
+                └── out of time ─► a finalist's steps from two seeds decide; blind, the prior; with less the plan stays
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@ Per training step, P_l weights of layer l, width h, T tokens per sample, batch b
     flops per token   Σ_l 2 P_l + Σ_blocks 4 T h                      forward (attention scores and their mix)
                     + Σ_{blocks >= c} (Σ_l 2 P_l + 8 T h)             gradients of activations; weights are frozen
                     + 6 · params of each option                       its forward, and both its gradients
-    bytes             4 · parameters of the model                     weights, float32
+    bytes             4 · parameters of the model                     weights, float32; planned layers in few bits, if asked
                     + head · (4 + optimizer_bytes)                    gradient and optimiser of the trained head
                     + Σ_{blocks >= c} b (saved T + pairs T²)          what autograd keeps (counted); pairs: attention weights
                     + max(b (fixed + outside T),                      head and loss, with the outputs' gradients (counted)
-                          b (working T + working pairs T²))           what a block's passes take for a moment (counted)
+                          b (working T + working pairs T²) + decoded) what a block's passes take for a moment (counted)
                     + params · (8 + optimizer_bytes) + 4 b T r        of each option: itself, its inner activation
                     + 4 b T · in, once per shared input               the input that a weight gradient needs
     latency           Σ intercept_l + slope_l · r                     measured, one token, unmerged
@@ -35,9 +35,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from layerlens.artifacts.profile import BlockProfile, BlockTiming, LatencyModel, Profile, Timing
+from layerlens.budget.held_base import FLOAT_BYTES, decoded_bytes, held_bytes
 from layerlens.budget.knapsack import LARGEST_SUM
 from layerlens.budget.sites import PlanSite
-from layerlens.config import OptimizationConfig
+from layerlens.config import BaseFormat, OptimizationConfig
 from layerlens.errors import ConfigError
 from layerlens.words import BudgetName, Method, Role
 
@@ -46,12 +47,11 @@ PER_MS, PER_RATIO = 10**6, 10**9
 UNITS = {BudgetName.LATENCY_MS: PER_MS, BudgetName.TIME_RATIO: PER_RATIO}
 DEPTH_BUDGETS = frozenset({BudgetName.FLOPS, BudgetName.VRAM_BYTES, BudgetName.TIME_RATIO})
 TIMED = frozenset({BudgetName.LATENCY_MS, BudgetName.TIME_RATIO})
-FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Prices of one model at one batch, length and optimiser. `names` are the budgets that can be priced."""
+    """Prices of one model at one batch, length and optimiser, over one form of its base. `names` are the budgets with prices."""
 
     profile: Profile
     timing: Timing | None
@@ -59,6 +59,7 @@ class CostModel:
     length: int
     optimizer_bytes: int
     epochs: float
+    base_format: BaseFormat = BaseFormat.AS_IS
 
     @property
     def kept_bytes_per_sample(self) -> int:
@@ -73,6 +74,15 @@ class CostModel:
     @property
     def num_blocks(self) -> int:
         return len(self.profile.blocks)
+
+    @property
+    def base_bytes(self) -> int:
+        """Bytes of the frozen weights: float32, planned layers as the base's format holds them."""
+        spared = sum(
+            FLOAT_BYTES * layer.weight_params - held_bytes(self.base_format, layer.in_features, layer.out_features)
+            for layer in self.profile.layers
+        )
+        return FLOAT_BYTES * self.profile.model.num_parameters - spared
 
     def option(self, site: PlanSite, size: int) -> dict[BudgetName, int]:
         """What one option adds, without the input it keeps (`kept_input`)."""
@@ -117,9 +127,9 @@ class CostModel:
         costs = {
             BudgetName.TRAINABLE_PARAMS: 0,
             BudgetName.FLOPS: forward + above,
-            BudgetName.VRAM_BYTES: FLOAT_BYTES * model.num_parameters
+            BudgetName.VRAM_BYTES: self.base_bytes
             + model.head_parameters * (FLOAT_BYTES + self.optimizer_bytes)
-            + math.ceil(self.batch_size * (saved + self._beside_saved())),
+            + math.ceil(self.batch_size * saved + self._beside_saved(self.base_format)),
         }
         if self.timing is not None:
             timing = self.timing
@@ -151,7 +161,7 @@ class CostModel:
         weights = sum(layer.weight_params for layer in self.profile.layers)
         model = self.profile.model
         attention = self.num_blocks * 12 * self.length * model.hidden_size
-        saved = self.batch_size * (sum(map(self._saved, self.profile.blocks)) + self._beside_saved())
+        saved = self.batch_size * sum(map(self._saved, self.profile.blocks)) + self._beside_saved(BaseFormat.AS_IS)
         costs = {
             BudgetName.TRAINABLE_PARAMS: float(model.num_parameters - model.head_parameters),
             BudgetName.FLOPS: float(6 * weights + attention),
@@ -166,14 +176,17 @@ class CostModel:
         """Bytes of a sample that autograd keeps of a block."""
         return (block.activation_bytes_per_token + (block.attention_bytes_per_token_pair or 0.0) * self.length) * self.length
 
-    def _beside_saved(self) -> float:
-        """Bytes of a sample that a step takes beside what the blocks keep: outside them, or for a moment in one of them."""
+    def _beside_saved(self, base_format: BaseFormat) -> float:
+        """Bytes that a step takes beside what the blocks keep: outside them, or for a moment in one of them."""
+        decoded = max(
+            (decoded_bytes(base_format, layer.in_features, layer.out_features) for layer in self.profile.layers), default=0
+        )
         memory = self.profile.step_memory
         if memory is None:
-            return 0.0
+            return decoded
         outside = memory.outside_bytes_per_sample + memory.outside_bytes_per_token * self.length
         working = (memory.working_bytes_per_token + memory.working_bytes_per_token_pair * self.length) * self.length
-        return max(outside, working)
+        return max(self.batch_size * outside, self.batch_size * working + decoded)
 
     def _kept_by_prefix(self, site: PlanSite, size: Int[np.ndarray, " sizes"]) -> Int[np.ndarray, " sizes"]:
         """Bytes of prefixes' keys and values for every sample, of the attention weights over them, and of the masks they need.
@@ -219,7 +232,7 @@ class CostModel:
 def cost_model(profile: Profile, timing: Timing | None, config: OptimizationConfig) -> CostModel:
     """The prices at the batch, length and optimiser of a config."""
     length = config.length or profile.task.max_length or math.ceil(profile.mean_length)
-    return CostModel(profile, timing, config.batch_size, length, config.optimizer_bytes, config.epochs)
+    return CostModel(profile, timing, config.batch_size, length, config.optimizer_bytes, config.epochs, config.base_format)
 
 
 def limits_of(config: OptimizationConfig) -> dict[BudgetName, float]:

@@ -10,7 +10,7 @@ from layerlens.artifacts.profile import Profile
 from layerlens.budget.costs import CostModel
 from layerlens.budget.prices import PriceList
 from layerlens.budget.values import cost_rates, measured_shares, share_of_lora
-from layerlens.config import OptimizationConfig, default_max_rank
+from layerlens.config import BaseFormat, OptimizationConfig, default_max_rank
 from layerlens.words import BudgetName, Method
 
 LOW_SPREAD, LOW_UTILISATION, SMALL_LEAD, LIGHT_WEIGHT = 0.2, 0.7, 0.02, 0.01
@@ -24,6 +24,7 @@ def assumptions_of(profile: Profile, costs: CostModel, config: OptimizationConfi
         f"training memory and FLOPs at batch {costs.batch_size}, {costs.length} tokens per sample, in float32 without gradient "
         f"checkpointing, {costs.optimizer_bytes} bytes of optimiser state per trainable parameter",
         _memory_counted(profile),
+        *_base_held(config),
         "FLOPs are those of the planned layers and of attention: embeddings and head, a language model's product with its "
         "vocabulary among it, are the same in every plan and left out",
         "latency is added per token at batch 1 while the LoRA is unmerged; merged into the weights it adds none",
@@ -40,6 +41,17 @@ def assumptions_of(profile: Profile, costs: CostModel, config: OptimizationConfi
             )
             for method in others
         ),
+    ]
+
+
+def _base_held(config: OptimizationConfig) -> list[str]:
+    """What a base in few bits changes, and what of it is not priced."""
+    if config.base_format is BaseFormat.AS_IS:
+        return []
+    return [
+        f"memory is that over a base whose planned layers are held as {config.base_format}, with the matrices that a product "
+        f"decodes for a moment: train with --base-format {config.base_format}; time, FLOPs and latency are those over the base "
+        "in its own numbers"
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from layerlens.config.spellings import split_commas, split_pairs
+from layerlens.config.training import BaseFormat
 from layerlens.words import Frozen, Method
 
 #: Objective weights of the predecessor: utility, and each cost as a share of its budget.
@@ -71,6 +72,10 @@ class OptimizationConfig(Frozen):
     )
     optimizer_bytes: int = Field(
         default=8, ge=0, le=1024, description="bytes of optimiser state per trainable parameter; 8 for AdamW in float32"
+    )
+    base_format: BaseFormat = Field(
+        default=BaseFormat.AS_IS,
+        description="how the frozen base will be held, which memory is priced for: as-is, int8-torchao, int8-bnb or int4-bnb",
     )
     max_candidates: int = Field(default=24, ge=2, description="candidates kept for the race, uniform and optimum among them")
 

@@ -25,7 +25,7 @@ from layerlens.models.streamed.load import StreamedModel, load_streamed_model
 from layerlens.profiling.processes import ALONE, Processes
 from layerlens.progress import SILENT, Progress
 from layerlens.streaming.memory_guard import MemoryGuard
-from layerlens.words import TaskKind
+from layerlens.words import BudgetName, TaskKind
 from layerlens.workflow.execution import is_streamed, largest_batch
 
 #: What is told of a model that cannot be streamed and shall be compressed.
@@ -67,6 +67,16 @@ def check_split(data: str, config: DataConfig) -> None:
         raise ConfigError(
             f"--split {config.split}: {data} is read whole, for only a hub data set or several splits that `datasets` has saved "
             "have one to choose; leave --split out, or give the file of that split"
+        )
+
+
+def tell_base(progress: Progress, plan: Plan, config: TrainingConfig) -> None:
+    """Say where a plan's memory was priced over a base in few bits that training does not hold so."""
+    priced = plan.metadata.optimization.get("base_format", BaseFormat.AS_IS)
+    if BudgetName.VRAM_BYTES in plan.budgets and config.base is None and priced not in (BaseFormat.AS_IS, config.base_format):
+        progress.note(
+            f"the plan's memory was priced over a base in {priced}, but training holds it as {config.base_format}: "
+            f"give --base-format {priced}, or expect more than the budget"
         )
 
 

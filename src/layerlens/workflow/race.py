@@ -18,7 +18,7 @@ from layerlens.config import RaceConfig
 from layerlens.errors import ManifestError, NotFiniteError
 from layerlens.progress import SILENT, Progress
 from layerlens.workflow.given import given_config
-from layerlens.workflow.open import Opened, open_plan_model, tell_notes
+from layerlens.workflow.open import Opened, open_plan_model, tell_base, tell_notes
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def race(
     if opened is None:
         opened = open_plan_model(loaded, str(data), config, has_eval_data=config.eval_data is not None)
         tell_notes(progress, opened.data)
+        tell_base(progress, loaded, config)
     if dry_run:
         layout = race_layout(loaded, candidates, opened.data, opened.part, config)
         return RaceResult(path, loaded, layout.field, facts=_facts(layout))

@@ -32,7 +32,7 @@ from layerlens.progress import SILENT, Progress
 from layerlens.words import BudgetName
 from layerlens.workflow.given import given_config
 from layerlens.workflow.machine import machine_kind
-from layerlens.workflow.open import Opened, check_race, open_data, open_plan_model, tell_notes
+from layerlens.workflow.open import Opened, check_race, open_data, open_plan_model, tell_base, tell_notes
 from layerlens.workflow.race import race
 
 PACKAGES = ("torch", "transformers", "peft")
@@ -91,6 +91,7 @@ def tune(
     check_race(loaded, opened.data, has_eval_data=config.eval_data is not None)
     evaluated = _evaluation_samples(opened, config)
     tell_notes(progress, opened.data, evaluated[0])
+    tell_base(progress, loaded, config)
     _check_runs(opened, evaluated, config, folder)
     if dry_run:
         return TuneResult(folder / ADAPTER_FOLDER, None, facts=_facts(loaded, opened, evaluated, config, no_race=no_race))

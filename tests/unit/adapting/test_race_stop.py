@@ -45,7 +45,9 @@ def test_a_race_stopped_where_it_is_blind_takes_the_prior_and_says_how_far_it_ra
     config = QUICK.model_copy(update={"min_steps": 4, "tuning_steps": 200, "share": 0.2})
     raced = stopped("mlp", candidates, parts, config, tmp_path / "state.json", after=4)
     assert raced.race is not None
-    assert raced.race.verdict.startswith("stopped by its time limit after round 1 of 2, 1 seed, and blind there: two halves of the")
+    assert raced.race.verdict.startswith(
+        "stopped by its time limit after round 1 of 2, 1 seed, and blind there: two halves of the"
+    )
     assert raced.race.verdict.endswith("; the prior chose low (broad and low rank first)")
     assert (raced.race.winner, raced.race.margin, raced.race.is_blind, raced.race.is_stopped) == ("low", None, True, True)
     assert (raced.layers, raced.chosen) == (candidates["low"].layers, candidates["low"].chosen)

@@ -69,7 +69,9 @@ def test_a_lone_finisher_wins_without_a_margin(candidates: dict[str, Plan]) -> N
     assert (decision.winner, decision.margin) == ("uniform", None)
 
 
-def test_a_stopped_race_that_was_blind_or_whose_plan_diverged_claims_no_win_and_takes_the_prior(candidates: dict[str, Plan]) -> None:
+def test_a_stopped_race_that_was_blind_or_whose_plan_diverged_claims_no_win_and_takes_the_prior(
+    candidates: dict[str, Plan],
+) -> None:
     finals = {"uniform": losses(2.2, noise=0.01, seed=0), "mlp": losses(2.0, noise=0.01, seed=1)}
     far, near = Stop(9.0, 2, 3, 2, is_enough=True), Stop(9.0, 1, 3, 1, is_enough=False)
     for stop, told in ((far, "round 2 of 3, 2 seeds"), (near, "round 1 of 3, 1 seed")):
