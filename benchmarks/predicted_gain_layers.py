@@ -12,6 +12,7 @@ from predicted_gain_joint_run import RISING, STEPS, JointRun, joint_run
 from predicted_gain_runs import Job, Kind, Runs, Trainer
 from predicted_gain_scores import layer_scores
 from predicted_gain_starts import measure_starts
+from predicted_gain_step import measured_steps
 from predicted_gain_subjects import Measured, Subject, variant_profiles
 
 from layerlens.artifacts.layers import LayerSpec
@@ -135,6 +136,8 @@ def measure_layers(runs: Runs, measured: Measured, seeds: Sequence[int]) -> dict
     probes = measured_probes(runs, names, rate=truths[0].rate, seed=seeds[0])
     together = joint_runs(runs.trainer, layers, rate=truths[0].rate, rank=subject.rank)
     probes |= {label: [run.shares[name] for name in names] for label, run in together.items()}
+    steps = measured_steps(runs.trainer, names, rank=subject.rank)
+    probes["one measured step"] = [steps[name] for name in names]
     scores = layer_scores(measured, variants, starts, probes, rank=subject.rank)
     start_loss = float(runs.store[Job(Kind.START, "start", "test")].mean)
     gains = {truth.kind.value: truth.by_sample.mean(axis=1).tolist() for truth in truths}

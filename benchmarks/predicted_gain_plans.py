@@ -13,6 +13,7 @@ from predicted_gain_joint_run import RISING, joint_run
 from predicted_gain_predictors import Predictor, joint_predictors, signal_predictors
 from predicted_gain_runs import Job, Kind, Runs, Store
 from predicted_gain_starts import measure_starts
+from predicted_gain_step import measured_steps, step_predictors
 from predicted_gain_subjects import Measured, Subject
 
 from layerlens.validation.association import spearman
@@ -103,6 +104,8 @@ def measure_plans(runs: Runs, measured: Measured, seeds: Sequence[int], measured
     start_loss = store[starts[1]].mean
     together = joint_run(runs.trainer, measured.profile.layers, RISING, rank=subject.rank)
     predictors = joint_predictors(measured, plans, losses, gradients, measured_gains, together.shares, rank=subject.rank)
+    steps = measured_steps(runs.trainer, [layer.layer for layer in measured.profile.layers], rank=subject.rank)
+    predictors += step_predictors(measured.profile.layers, plans, steps)
     predictors += signal_predictors(
         training={name: np.array([_on_the_way(store, job) for job in finals[name]]) for name in names},
         short={
