@@ -33,7 +33,7 @@ from layerlens.data.example import Example
 from layerlens.data.task import Task
 from layerlens.linalg.cholesky_whitening import damped_whitener
 from layerlens.linalg.gram import GramSum
-from layerlens.models.forward_hooks import taken_off
+from layerlens.models.forward_hooks import on_backward, taken_off
 from layerlens.models.frozen import frozen
 
 NUM_SAMPLES = 128
@@ -109,7 +109,7 @@ def best_updates(
 ) -> dict[str, Tensor]:
     """ΔW of every layer in the shape of its weight, from one pass over the samples; zero without a gradient."""
     sums = {layer: _Sums(model.get_submodule(layer)) for layer in layers}
-    with taken_off([one.module.register_forward_hook(one.read) for one in sums.values()]):
+    with taken_off([on_backward(one.module, one.add) for one in sums.values()]):
         for batch in _batches(samples):
             _losses(model, task, batch).sum().backward()
     return {layer: one.update(rank, len(samples)) for layer, one in sums.items()}
@@ -150,21 +150,10 @@ class _Sums:
         out_features, in_features = module.weight.shape
         self._gradient = torch.zeros(out_features, in_features)
         self._read, self._sent_back = GramSum(in_features, MANY_ROWS), GramSum(out_features, MANY_ROWS)
-        self._inputs: Tensor | None = None
 
-    def read(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        """Keep what the layer reads until its gradient comes."""
-        self._inputs = args[0].detach()
-        if not output.requires_grad:
-            # Nothing below needs a gradient, so the graph starts here.
-            output.requires_grad_()
-        output.register_hook(self._add)
-
-    def _add(self, gradient: Tensor) -> None:
-        inputs, self._inputs = self._inputs, None
-        if inputs is None:
-            return
-        rows, changes = inputs.flatten(0, -2).float(), gradient.detach().flatten(0, -2).float()
+    def add(self, inputs: Tensor, gradient: Tensor) -> None:
+        """Add what the layer read and the gradient of what it gave."""
+        rows, changes = inputs.flatten(0, -2).float(), gradient.flatten(0, -2).float()
         self._gradient.addmm_(changes.t(), rows)
         self._read.add(rows)
         self._sent_back.add(changes)

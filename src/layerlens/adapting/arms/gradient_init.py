@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,7 +25,7 @@ from layerlens.data.inference import to_device
 from layerlens.linalg.cholesky_whitening import damped_whitener
 from layerlens.linalg.gram import GramSum
 from layerlens.linalg.whitened_directions import whitened_directions
-from layerlens.models.forward_hooks import taken_off
+from layerlens.models.forward_hooks import on_backward, taken_off
 from layerlens.models.frozen import frozen
 
 #: Training samples that the gradient is taken from.
@@ -79,23 +78,12 @@ class _Sums:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.mask: Bool[Tensor, "samples tokens"] | None = None
-        self._inputs: Tensor | None = None
         self._gradient: Float[Tensor, "out_features in_features"] | None = None
         self._grams: tuple[GramSum, GramSum] | None = None
 
-    def read(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        """Keep what the layer reads until its gradient comes."""
-        self._inputs = args[0].detach()
-        if not output.requires_grad:
-            # Nothing below needs a gradient, so the graph starts here.
-            output.requires_grad_()
-        output.register_hook(self._add)
-
-    def _add(self, gradient: Tensor) -> None:
-        inputs, self._inputs = self._inputs, None
-        if inputs is None:
-            return
-        rows, changes = self._rows(inputs).float(), self._rows(gradient.detach()).float()
+    def add(self, inputs: Tensor, gradient: Tensor) -> None:
+        """Add what a layer read and the gradient of what it gave."""
+        rows, changes = self._rows(inputs).float(), self._rows(gradient).float()
         if self._grams is None or self._gradient is None:
             self._gradient = rows.new_zeros(changes.shape[1], rows.shape[1])
             self._grams = GramSum(rows.shape[1], GRAM_ROWS), GramSum(changes.shape[1], GRAM_ROWS)
@@ -121,5 +109,5 @@ class _Sums:
 
 @contextmanager
 def _hooked(sums: Mapping[str, _Sums]) -> Iterator[None]:
-    with taken_off([one.module.register_forward_hook(one.read) for one in sums.values()]):
+    with taken_off([on_backward(one.module, one.add) for one in sums.values()]):
         yield
