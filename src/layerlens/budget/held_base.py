@@ -6,7 +6,7 @@ int4-bnb       half a byte for each weight, in whole blocks of 64; for each bloc
 
 A product needs a matrix in float32 for a moment: it is decoded forward and again backward, one matrix at a time. torchao makes
 it of codes that were converted and of these times their scales, two such matrices at once. It is added to the most that a block
-takes for a moment, though the two seldom meet: at worst that is one matrix too much.
+takes for a moment, though the two seldom meet: so a price may be these matrices too high, and is hardly ever too low.
 """
 
 from __future__ import annotations
