@@ -108,7 +108,7 @@ def _run(plan: Plan, runner: Runner, layout: Layout, details: dict[str, Any], pr
             break
         stop = stopped
         if results:
-            finals, sight = results[-1].losses, look(start, results[0].stacked, results[-1].stacked, seed=config.seed)
+            finals, sight = results[-1].losses, look(start, [result.stacked for result in results], seed=config.seed)
         longer = tuple(Rung(rung.num_candidates, 2 * rung.steps, rung.num_seeds) for rung in rungs)
         if stop is not None or sight is None or not (sight.is_blind and config.may_extend) or runner.is_out_of_time:
             break
@@ -126,6 +126,7 @@ def _run(plan: Plan, runner: Runner, layout: Layout, details: dict[str, Any], pr
         "is_out_of_time": runner.was_stopped,
         "fall": None if sight is None else sight.fall,
         "agreement": None if sight is None else sight.agreement,
+        "halfway_loss": None if sight is None else sight.halfway_loss,
         "batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
     }
